@@ -1,0 +1,53 @@
+"""Standard input and output as model files, and the names of outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STREAM = "-"
+
+
+def output_name(source: str, output: str | None, verb_past: str) -> str:
+    """Return where the result goes: ``model.folded.onnx`` beside the input, - for a stream."""
+    if output is not None:
+        return output
+    if source == STREAM:
+        return STREAM
+    path = Path(source)
+    suffix = path.suffix or ".onnx"
+    return str(path.with_name(f"{path.name.removesuffix(path.suffix)}.{verb_past}{suffix}"))
+
+
+@contextlib.contextmanager
+def source_file(source: str) -> Iterator[Path]:
+    """Yield the path of the input; standard input goes to a temporary file first."""
+    if source != STREAM:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
+        path = Path(folder) / "stdin.onnx"
+        with path.open("wb") as target:
+            shutil.copyfileobj(sys.stdin.buffer, target, 1 << 20)
+        yield path
+
+
+@contextlib.contextmanager
+def target_file(output: str) -> Iterator[Path]:
+    """Yield the path to write; what is at it afterwards goes to standard output for ``-``."""
+    if output != STREAM:
+        yield Path(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
+        path = Path(folder) / "stdout.onnx"
+        yield path
+        with path.open("rb") as finished:
+            shutil.copyfileobj(finished, sys.stdout.buffer, 1 << 20)
+        sys.stdout.flush()

@@ -1,0 +1,111 @@
+"""``normsurgery fold``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from normsurgery_cli import files
+
+if TYPE_CHECKING:
+    from normsurgery.validation import Parity
+
+    from normsurgery import FoldResult
+
+
+@click.command("fold")
+@click.argument("model")
+@click.option("-o", "--output", help="Output file; default MODEL.folded.onnx, - for stdout.")
+@click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--freeze-inputs", is_flag=True, help="Fold initializers that are graph inputs too.")
+@click.option("--external/--inline", default=None, help="Weights in a data file, or inside.")
+@click.option("--no-validate", is_flag=True, help="Skip the parity check under onnxruntime.")
+@click.option("--keep", is_flag=True, help="Keep the output even if parity failed.")
+def command(
+    model: str,
+    output: str | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    freeze_inputs: bool,
+    external: bool | None,
+    no_validate: bool,
+    keep: bool,
+) -> None:
+    """Fold every BatchNormalization of MODEL that algebra allows into the layer before it.
+
+    The function stays the same: coefficients are computed in float64 and rounded once, and where
+    onnxruntime is installed the outputs are compared with those of MODEL. MODEL may be - for
+    standard input.
+    """
+    import normsurgery
+    from normsurgery import io
+    from normsurgery_cli import render
+
+    target = files.output_name(model, output, "folded")
+    if target == files.STREAM and (as_json or external):
+        raise click.UsageError("standard output holds the model: give --output FILE as well.")
+    if not dry_run and target != files.STREAM:
+        io.check_output(Path(target), force=force)
+    with files.source_file(model) as source:
+        result = normsurgery.fold(source, freeze_inputs=freeze_inputs)
+        parity: Parity | str = "not run (dry run)"
+        if not dry_run:
+            inline = False if target == files.STREAM else external
+            with files.target_file(target) as path:
+                parity = _save(result, source, path, force, inline, no_validate, keep)
+    shown = None if dry_run else target
+    if as_json:
+        click.echo(render.to_json(_summary(model, shown, result, parity)))
+    else:
+        render.fold_report(model, shown, result, parity)
+
+
+def _save(
+    result: FoldResult,
+    source: Path,
+    path: Path,
+    force: bool,
+    external: bool | None,
+    no_validate: bool,
+    keep: bool,
+) -> Parity | str:
+    """Save, checking parity on the finished file before it takes its name."""
+    from normsurgery import runtime
+    from normsurgery.errors import ParityError
+
+    if no_validate:
+        result.save(path, force=force, external=external)
+        return "not run (--no-validate)"
+    if not runtime.available():
+        result.save(path, force=force, external=external)
+        return "not run: onnxruntime is not installed (pip install onnxruntime)"
+    outcome: list[Parity | str] = []
+
+    def check(candidate: Path) -> None:
+        from normsurgery.validation import parity
+
+        found = parity(source, candidate)
+        outcome.append(found)
+        if not found.ok and not keep:
+            raise ParityError(f"{found.line()}; no output was written (--keep keeps it)")
+
+    result.save(path, force=force, external=external, check=check)
+    return outcome[0]
+
+
+def _summary(
+    source: str, output: str | None, result: FoldResult, parity: Parity | str
+) -> dict[str, Any]:
+    return {
+        "verb": "fold",
+        "input": source,
+        "output": output,
+        "report": result.report.to_dict(),
+        "certificates": [vars(c) for c in result.certificates()],
+        "parity": parity if isinstance(parity, str) else parity.to_dict(),
+    }

@@ -1,0 +1,34 @@
+"""normsurgery: normalization surgery on ONNX models.
+
+``fold(model)`` absorbs BatchNormalization into the linear layers around it; ``inspect(model)``
+says what it would do and why not. Errors: ``normsurgery.errors``. Loading and saving without
+reading weights: ``normsurgery.io``. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from normsurgery.errors import NormSurgeryError
+    from normsurgery.folding import FoldResult, fold
+    from normsurgery.inspection import Inspection, inspect
+
+_WHERE = {
+    "FoldResult": "normsurgery.folding",
+    "Inspection": "normsurgery.inspection",
+    "NormSurgeryError": "normsurgery.errors",
+    "fold": "normsurgery.folding",
+    "inspect": "normsurgery.inspection",
+}
+__all__ = ["FoldResult", "Inspection", "NormSurgeryError", "__version__", "fold", "inspect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,122 @@
+"""``normsurgery.fold``: the verb as a library function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from normsurgery import io, models
+from normsurgery.constants import Limits
+from normsurgery.folding import plan, table
+from normsurgery.folding.obstacles import Obstacle
+from normsurgery.graph import Graph
+from normsurgery.nodes import label
+from normsurgery.payloads import Computed
+from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept
+from normsurgery.tensors import tensors_in
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from onnx import ModelProto, NodeProto
+
+    from normsurgery.graph import Scope
+
+
+@dataclass
+class FoldResult:
+    """A folded model, and the report of how it was folded."""
+
+    report: FoldReport
+    content: io.Model
+    form: models.Form
+
+    @property
+    def model(self) -> Any:
+        """The folded model in the form that the source came in; a ModelProto for a path."""
+        return models.give_back(self.content, self.form)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        external: bool | None = None,
+        check: Callable[[Path], None] | None = None,
+    ) -> Path | None:
+        """Save the folded model; return the external data file beside it, if there is one.
+
+        Arguments and errors are those of ``normsurgery.io.save``.
+        """
+        return io.save(self.content, path, force=force, external=external, check=check)
+
+    def certificates(self) -> list[CertificateEntry]:
+        """Return for each folded tensor how far its coefficients are from float64, in ULP.
+
+        Computes them if the model was not saved yet. A correct rounding is within 0.5.
+        """
+        return list(_certificates(self.content))
+
+
+def fold(
+    model: str | os.PathLike[str] | ModelProto | Any,
+    *,
+    freeze_inputs: bool = False,
+    max_constant_bytes: int = Limits.nbytes,
+) -> FoldResult:
+    """Fold every BatchNormalization that algebra allows into the linear layer before it.
+
+    model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
+    freeze_inputs: fold initializers that are graph inputs too, which a caller could override.
+    max_constant_bytes: what evaluating one constant may take; models can ask for any size.
+
+    The function computed stays the same: coefficients are formed in float64 and rounded once to
+    their tensor's type. What stays is in ``result.report.kept``, each with its first obstacle.
+
+    Raises ``InvalidModelError``, ``GraphError``, ``UnsafeModelError`` or ``ModelIOError``.
+    """
+    content, form = models.take(model)
+    graph = Graph(content, freeze_inputs=freeze_inputs)
+    limits = Limits(max_constant_bytes)
+    report = FoldReport(before=_count(graph))
+    for scope in graph.scopes:
+        for node in list(scope.live()):
+            if id(node) not in scope.dead:  # may have gone with an earlier one
+                _fold_node(scope, node, limits, report)
+    graph.finish()
+    report.after = _count(graph)
+    models.stamp(content, "fold")
+    return FoldResult(report, content, form)
+
+
+def _fold_node(scope: Scope, node: NodeProto, limits: Limits, report: FoldReport) -> None:
+    recognise = table.load().sources.get(node.op_type)
+    if recognise is None or not scope.is_onnx(node):
+        return
+    op_type, name = node.op_type, label(node)
+    found = plan.refuse_foreign(scope, node) or recognise(scope, node, limits)
+    if found is None:
+        return
+    outcome = found if isinstance(found, Obstacle) else plan.fold_source(scope, found, limits)
+    plain = node.name or next((o for o in node.output if o), name)
+    if isinstance(outcome, Obstacle):
+        report.kept.append(Kept(plain, op_type, outcome.reason, outcome.text))
+        return
+    into = tuple(label(n) for n in outcome.into)
+    report.folded.append(Folded(plain, op_type, into, outcome.tensors, outcome.shift_left))
+
+
+def _count(graph: Graph) -> int:
+    return sum(
+        n.op_type == "BatchNormalization" and s.is_onnx(n) for s in graph.scopes for n in s.live()
+    )
+
+
+def _certificates(model: io.Model) -> Iterator[CertificateEntry]:
+    for tensor in tensors_in(model.proto):
+        payload = model.store.payload(tensor)
+        if isinstance(payload, Computed):
+            c = payload.certify()
+            yield CertificateEntry(tensor.name, c.count, c.max_ulp, c.mean_ulp)

@@ -1,0 +1,1 @@
+"""What an affine map can cross, and what it becomes on the other side."""

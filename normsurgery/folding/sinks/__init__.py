@@ -1,0 +1,1 @@
+"""What absorbs an affine map: one function an operator."""

@@ -1,0 +1,1 @@
+"""What is an affine map: one function an operator."""

@@ -1,0 +1,130 @@
+"""The three tables of the calculus, and what their entries take and return.
+
+An entry is one function, marked ``@source``, ``@carrier`` or ``@sink`` with the operators that it
+is for, in any module of ``folding/sources``, ``folding/carriers`` or ``folding/sinks``. It is
+registered by being there: ``load`` imports every module of the three folders.
+
+A **source** says what affine map a node is. A **sink** says how a node absorbs a map that acts on
+its output, as edits of its constants. A **carrier** says what a map that acts on a node's output
+becomes on its inputs. Each returns an Obstacle where a condition fails, and changes nothing:
+edits are applied by ``plan`` once the whole path is known to work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from normsurgery.affine import ChannelAffine
+    from normsurgery.constants import Limits
+    from normsurgery.folding.obstacles import Obstacle
+    from normsurgery.graph import Scope
+    from normsurgery.payloads import Computed
+
+
+@dataclass(frozen=True)
+class Source:
+    """An affine map found in a graph: ``result = affine(value)`` on axis 1 of ``value``."""
+
+    node: NodeProto
+    slot: int
+    affine: ChannelAffine
+
+    @property
+    def value(self) -> str:
+        """Name of the input that the map acts on."""
+        return self.node.input[self.slot]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A map that waits at the only output of ``node`` called ``value``, on axis ``axis`` of it."""
+
+    scope: Scope
+    source: NodeProto
+    node: NodeProto
+    value: str
+    affine: ChannelAffine
+    axis: int
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Give input ``slot`` of ``node`` the constant ``tensor``, named after ``wanted``.
+
+    drop: attributes whose default holds afterwards; set_ints: attributes to set.
+    """
+
+    node: NodeProto
+    slot: int
+    tensor: Computed
+    wanted: str
+    drop: tuple[str, ...] = ()
+    set_ints: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a carrier makes of a map: edits of its own, and the maps on its inputs."""
+
+    edits: tuple[Edit, ...]
+    onward: tuple[tuple[str, ChannelAffine, int], ...]
+
+
+SourceFunction = Callable[["Scope", "NodeProto", "Limits"], "Source | Obstacle | None"]
+SinkFunction = Callable[[Site], "tuple[Edit, ...] | Obstacle"]
+CarrierFunction = Callable[[Site], "Carried | Obstacle"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Entries by operator type."""
+
+    sources: dict[str, SourceFunction] = field(default_factory=dict)
+    carriers: dict[str, CarrierFunction] = field(default_factory=dict)
+    sinks: dict[str, SinkFunction] = field(default_factory=dict)
+
+
+_TABLES = Tables()
+F = TypeVar("F")
+
+
+def source(*op_types: str) -> Callable[[SourceFunction], SourceFunction]:
+    """Register a function that recognises operators of these types as affine maps."""
+    return lambda function: _add(_TABLES.sources, op_types, function)
+
+
+def carrier(*op_types: str) -> Callable[[CarrierFunction], CarrierFunction]:
+    """Register a function that moves a map from an operator's output to its inputs."""
+    return lambda function: _add(_TABLES.carriers, op_types, function)
+
+
+def sink(*op_types: str) -> Callable[[SinkFunction], SinkFunction]:
+    """Register a function that absorbs a map on an operator's output."""
+    return lambda function: _add(_TABLES.sinks, op_types, function)
+
+
+def _add(table: dict[str, F], op_types: tuple[str, ...], function: F) -> F:
+    for op_type in op_types:
+        if op_type in table:
+            raise ValueError(f"two entries for {op_type}")
+        table[op_type] = function
+    return function
+
+
+@cache
+def load() -> Tables:
+    """Import every module of the three folders and return the tables."""
+    for folder in ("sources", "carriers", "sinks"):
+        package = importlib.import_module(f"normsurgery.folding.{folder}")
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+    return _TABLES

@@ -1,0 +1,157 @@
+"""``normsurgery.inspect``: every normalization of a model, and what fold would do with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from normsurgery import models
+from normsurgery.constants import Constant, Limits, constant_of
+from normsurgery.folding.api import fold
+from normsurgery.graph import Graph
+from normsurgery.nodes import float_attribute, int_attribute
+from normsurgery.report import Folded, Kept
+
+if TYPE_CHECKING:
+    import os
+
+    from onnx import ModelProto, NodeProto
+
+    from normsurgery.graph import Scope
+
+# Input slots of (scale, mean, var) for each normalization operator of the ONNX spec.
+KINDS: dict[str, tuple[int | None, int | None, int | None]] = {
+    "BatchNormalization": (1, 3, 4),
+    "InstanceNormalization": (1, None, None),
+    "LayerNormalization": (1, None, None),
+    "GroupNormalization": (1, None, None),
+    "RMSNormalization": (1, None, None),
+    "LpNormalization": (None, None, None),
+    "MeanVarianceNormalization": (None, None, None),
+    "LRN": (None, None, None),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value of a parameter."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One normalization node.
+
+    channels: length of its scale, None if that is not constant. dead: channels whose scale is 0.
+    outcome: "folds", or the slug of the reason why it stays; detail: into what, or the obstacle.
+    """
+
+    node: str
+    op_type: str
+    channels: int | None
+    epsilon: float | None
+    num_groups: int | None
+    scale: Range | None
+    mean: Range | None
+    var: Range | None
+    dead: int
+    outcome: str
+    detail: str
+    warning: str = ""
+
+
+@dataclass
+class Inspection:
+    """All normalizations of a model, in graph order, bodies and functions after the main graph."""
+
+    ir_version: int
+    opset: int
+    producer: str
+    nodes: int
+    norms: list[Norm] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inspection as plain data, ready for JSON."""
+        return asdict(self)
+
+
+def inspect(
+    model: str | os.PathLike[str] | ModelProto | Any,
+    *,
+    freeze_inputs: bool = False,
+    max_constant_bytes: int = Limits.nbytes,
+) -> Inspection:
+    """List every normalization of ``model``: kind, statistics, what ``fold`` does with it and why.
+
+    Arguments and errors are those of ``normsurgery.fold``; nothing is written.
+    """
+    content, _ = models.take(model)
+    result = fold(content, freeze_inputs=freeze_inputs, max_constant_bytes=max_constant_bytes)
+    outcomes: dict[str, Folded | Kept] = {f.node: f for f in result.report.folded}
+    outcomes.update({k.node: k for k in result.report.kept})
+    graph = Graph(content, freeze_inputs=freeze_inputs)
+    producer = f"{content.proto.producer_name} {content.proto.producer_version}".strip()
+    inspection = Inspection(
+        content.proto.ir_version,
+        graph.main.opset,
+        producer,
+        sum(len(scope.nodes) for scope in graph.scopes),
+    )
+    for scope in graph.scopes:
+        for node in scope.nodes:
+            if node.op_type in KINDS and scope.is_onnx(node):
+                limits = Limits(max_constant_bytes)
+                inspection.norms.append(_norm(scope, node, outcomes, limits))
+    return inspection
+
+
+def _norm(
+    scope: Scope, node: NodeProto, outcomes: dict[str, Folded | Kept], limits: Limits
+) -> Norm:
+    name = node.name or next((o for o in node.output if o), "")
+    scale, mean, var = (_vector(scope, node, slot, limits) for slot in KINDS[node.op_type])
+    outcome, detail = _outcome(outcomes.get(name), node)
+    groups = int_attribute(node, "num_groups", 0) or None
+    warning = ""
+    if node.op_type == "GroupNormalization":
+        warning = "onnxruntime's CPU provider has no kernel for it: slow, and less exact"
+    return Norm(
+        name,
+        node.op_type,
+        None if scale is None else scale.size,
+        float_attribute(node, "epsilon", 1e-5) if node.op_type != "LpNormalization" else None,
+        groups,
+        _range(scale),
+        _range(mean),
+        _range(var),
+        0 if scale is None else int((scale == 0).sum()),
+        outcome,
+        detail,
+        warning,
+    )
+
+
+def _outcome(outcome: Folded | Kept | None, node: NodeProto) -> tuple[str, str]:
+    if isinstance(outcome, Kept):
+        return outcome.slug, outcome.reason
+    if isinstance(outcome, Folded):
+        left = ", its shift as an Add" if outcome.shift_left else ""
+        return "folds", "into " + ", ".join(outcome.into) + left
+    return "data-dependent", f"{node.op_type} computes its statistics from the data"
+
+
+def _vector(scope: Scope, node: NodeProto, slot: int | None, limits: Limits) -> Any:
+    if slot is None or slot >= len(node.input) or not node.input[slot]:
+        return None
+    found = constant_of(scope, node.input[slot], limits)
+    return found.float64() if isinstance(found, Constant) else None
+
+
+def _range(values: Any) -> Range | None:
+    return (
+        Range(float(values.min()), float(values.max()))
+        if values is not None and values.size
+        else None
+    )

@@ -1,0 +1,221 @@
+"""Load a model as a skeleton with its weights left on disk, and save it so that nothing is lost.
+
+``save`` streams what was not touched straight from source to target and computes what was. The
+target appears whole or not at all: temporary files in its folder, fsync, then ``os.replace``, data
+before model, so that a kill or a full disk leaves the old output as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from normsurgery import atomic, datafile, wire
+from normsurgery.errors import InvalidModelError, ModelIOError, OutputExistsError, UsageError
+from normsurgery.payloads import Payload, Source
+from normsurgery.tensors import TensorStore, clear_payload, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one protobuf message
+
+
+@dataclass
+class Model:
+    """A model in memory: a small ModelProto, and the store that its large tensors lie in.
+
+    proto: an ordinary ModelProto, but for tokens in the ``raw_data`` of large tensors.
+    store: gives every tensor's values; the only reader of tokens and external data.
+    """
+
+    proto: ModelProto
+    store: TensorStore
+    path: Path | None = None
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load the model file at ``path`` without reading its weights.
+
+    Raises ``ModelIOError``, ``InvalidModelError``, ``UnsafeModelError`` or ``MissingDataError``.
+    """
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelIOError(f"{path} is not a regular file; pass - to read standard input")
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        if isinstance(error, ModelIOError):
+            raise
+        raise ModelIOError(f"cannot read {path}: {error.strerror or error}") from error
+    return _load(Source.of_file(file, path), path, str(path))
+
+
+def from_bytes(data: bytes, path: Path | None = None, name: str = "the input") -> Model:
+    """Load a serialized model; ``path`` says where its external data would lie."""
+    return _load(Source(memoryview(data)), path, name)
+
+
+def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
+    """Load a copy of ``proto``; the caller's object is never changed."""
+    try:
+        return from_bytes(proto.SerializeToString(), path, "the ModelProto")
+    except ValueError as error:
+        if isinstance(error, InvalidModelError):
+            raise
+        raise UsageError(
+            f"the ModelProto is over 2 GiB; save it and pass its path: {error}"
+        ) from error
+
+
+def _load(source: Source, path: Path | None, name: str) -> Model:
+    if len(source.view) == 0:
+        raise InvalidModelError(f"{name} is empty; fetch the file again")
+    store = TensorStore(path)
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(store.cut(source))
+    except DecodeError:
+        raise InvalidModelError(f"{name} is not an ONNX model: no protobuf") from None
+    except InvalidModelError as error:
+        raise type(error)(f"{name}: {error}") from None
+    if not proto.HasField("graph") or proto.ir_version < 1:
+        raise InvalidModelError(f"{name} is not an ONNX model: it has no graph or no ir_version")
+    for tensor in tensors_in(proto):
+        store.check(tensor)
+    return Model(proto, store, path)
+
+
+def to_proto(model: Model) -> ModelProto:
+    """Return the whole model as one ModelProto, all data inside.
+
+    Raises ``UsageError`` if that is over protobuf's 2 GiB.
+    """
+    buffer = BytesIO()
+    write(model, buffer)
+    whole = ModelProto()
+    whole.ParseFromString(buffer.getvalue())
+    return whole
+
+
+def write(model: Model, target: BinaryIO) -> None:
+    """Write the model to a stream, all data inside.
+
+    Raises ``UsageError`` if that is over protobuf's 2 GiB.
+    """
+    content = _content(model)
+    if content.size() > PROTOBUF_LIMIT:
+        raise UsageError("the result is over 2 GiB, too large for one message; save it to a file")
+    content.write(target)
+
+
+def save(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    external: bool | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> Path | None:
+    """Save the model at ``path``, atomically; return the data file written beside it, if any.
+
+    external: write large tensors to a data file; None does as the source did, and where one file
+    would be over protobuf's 2 GiB. Its name holds the hash of its content, so that an older
+    output's data is never touched.
+    check: called with the finished temporary file before it becomes ``path``; if it raises, no
+    output is left behind.
+
+    Raises ``OutputExistsError`` without ``force``, ``ModelIOError`` where writing fails.
+    """
+    path = Path(path)
+    check_output(path, force=force)
+    content = _content(model)
+    was_external = [t.data_location == TensorProto.EXTERNAL for t in tensors_in(model.proto)]
+    if external is None:
+        external = any(was_external) or content.size() > PROTOBUF_LIMIT
+    data_path = None
+    try:
+        if external:
+            checksum = any(
+                entry.key == "checksum"
+                for t in tensors_in(model.proto)
+                for entry in t.external_data
+            )
+            data_path = datafile.move_out(
+                content, path, was_external=was_external, checksum=checksum
+            )
+        if content.size() > PROTOBUF_LIMIT:
+            raise UsageError(f"{path} would be over 2 GiB even with its initializers outside")
+        with atomic.temporary(path) as (name, target):
+            content.write(target)
+            target.flush()
+            if check is not None:
+                check(name)
+            atomic.commit(target, name, path)
+    except BaseException as error:
+        if data_path is not None:
+            data_path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, ModelIOError):
+            raise ModelIOError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+    return data_path
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise before any work where ``path`` cannot be written or must not be replaced."""
+    if not path.parent.is_dir():
+        raise ModelIOError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise ModelIOError(f"cannot write {path}: it is not a regular file")
+    if not force and os.path.lexists(path):
+        raise OutputExistsError(f"{path} exists; pass --force (force=True) to replace it")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelIOError(f"cannot write {path}: the folder {path.parent} is read-only")
+
+
+@dataclass
+class Content:
+    """What is about to be written: a skeleton in which every large payload is a token."""
+
+    proto: ModelProto
+    payloads: dict[int, tuple[Payload, int]]
+    nonce: bytes
+
+    def size(self) -> int:
+        """Return the size in bytes, up to the length prefixes."""
+        return int(self.proto.ByteSize()) + sum(p.nbytes for p, _ in self.payloads.values())
+
+    def write(self, target: BinaryIO) -> None:
+        """Write the skeleton with its payloads spliced in."""
+        sizes = {i: (field, payload.nbytes) for i, (payload, field) in self.payloads.items()}
+        for piece in wire.splice(self.proto.SerializeToString(), self.nonce, sizes):
+            if isinstance(piece, int):
+                self.payloads[piece][0].write(target)
+            else:
+                target.write(piece)
+
+
+def _content(model: Model) -> Content:
+    """Return a copy of the skeleton in which external tensors are tokens too."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    store = model.store
+    used: dict[int, tuple[Payload, int]] = {}
+    fresh = len(store.payloads)
+    for tensor in tensors_in(proto):
+        index = wire.token_index(tensor.raw_data, store.nonce)
+        if index is not None:
+            used[index] = store.payloads[index]
+        elif (payload := store.payload(tensor)) is not None:
+            clear_payload(tensor)
+            tensor.raw_data = wire.token(store.nonce, fresh)
+            used[fresh] = (payload, wire.RAW_DATA)
+            fresh += 1
+    return Content(proto, used, store.nonce)

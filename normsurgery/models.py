@@ -1,0 +1,79 @@
+"""The forms in which the library takes a model and gives one back."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+import normsurgery
+from normsurgery import io
+from normsurgery.errors import UsageError
+
+
+class Form(Enum):
+    """How the caller's model came in."""
+
+    PATH = "path"
+    PROTO = "onnx.ModelProto"
+    IR = "onnx_ir.Model"
+
+
+def take(model: str | os.PathLike[str] | ModelProto | io.Model | Any) -> tuple[io.Model, Form]:
+    """Load a copy of ``model``: a path, a ModelProto, an ``onnx_ir.Model`` or a loaded Model."""
+    if isinstance(model, (str, os.PathLike)):
+        return io.load(model), Form.PATH
+    if isinstance(model, ModelProto):
+        return io.from_proto(model), Form.PROTO
+    if isinstance(model, io.Model):
+        return io.Model(_copy(model.proto), model.store, model.path), Form.PATH
+    if type(model).__module__.split(".")[0] == "onnx_ir":
+        return _from_ir(model), Form.IR
+    raise UsageError(
+        f"a {type(model).__name__} is no model; pass a path, onnx.ModelProto or onnx_ir.Model"
+    )
+
+
+def give_back(model: io.Model, form: Form) -> Any:
+    """Return the model as an ``onnx_ir.Model`` if it came as one, else as a ModelProto."""
+    proto = io.to_proto(model)
+    if form is Form.IR:
+        import onnx_ir
+
+        return onnx_ir.from_proto(proto)
+    return proto
+
+
+def stamp(model: io.Model, verb: str) -> None:
+    """Record in ``metadata_props`` what made the model: version and verb."""
+    entries = {"normsurgery.version": normsurgery.__version__, "normsurgery.verb": verb}
+    for key, value in entries.items():
+        found = next((e for e in model.proto.metadata_props if e.key == key), None)
+        if found is None:
+            model.proto.metadata_props.add(key=key, value=value)
+        else:
+            found.value = value
+
+
+def _copy(proto: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def _from_ir(model: Any) -> io.Model:
+    """Serialize an ``onnx_ir.Model``; external tensors stay in their files."""
+    import onnx_ir
+
+    folders = {
+        Path(tensor.base_dir)
+        for value in model.graph.initializers.values()
+        if isinstance(tensor := value.const_value, onnx_ir.ExternalTensor)
+    }
+    if len(folders) > 1:
+        raise UsageError("the onnx_ir.Model has external data in several folders; save it first")
+    path = next((folder / "model.onnx" for folder in folders), None)
+    return io.from_proto(onnx_ir.to_proto(model), path)
