@@ -5,21 +5,27 @@ It is what an inference-mode normalization is, and what fold moves through a gra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from normsurgery.dtypes import Float64
 
 
 @dataclass(frozen=True)
 class ChannelAffine:
-    """``y[c] = a[c]·x[c] + b[c]``; a and b are float64 of shape (C,)."""
+    """``y[c] = a[c]·x[c] + b[c]``; a and b are float64 of shape (C,).
+
+    uniform: the same for all elements, however many channels there are; a and b have shape (1,).
+    """
 
     a: Float64
     b: Float64
+    uniform: bool = False
 
     @classmethod
     def of_batch_norm(
@@ -45,25 +51,35 @@ class ChannelAffine:
         """Whether any channel is scaled: ``a ≠ 1``."""
         return bool(np.any(self.a != 1))
 
-    def then(self, other: ChannelAffine) -> ChannelAffine:
-        """Return "first this, then other": ``a₂(a₁x + b₁) + b₂``."""
-        return ChannelAffine(other.a * self.a, other.a * self.b + other.b)
-
-    def inverse(self) -> ChannelAffine:
-        """Return the map that undoes this one; non-finite where ``a`` is 0."""
-        with np.errstate(all="ignore"):
-            return ChannelAffine(1 / self.a, -self.b / self.a)
-
     def scale_only(self) -> ChannelAffine:
         """Return ``y = a·x``."""
-        return ChannelAffine(self.a, np.zeros_like(self.b))
+        return replace(self, b=np.zeros_like(self.b))
 
     def shift_only(self) -> ChannelAffine:
         """Return ``y = x + b``."""
-        return ChannelAffine(np.ones_like(self.a), self.b)
+        return replace(self, a=np.ones_like(self.a))
+
+    def of(self, channels: int) -> ChannelAffine | None:
+        """Return the map over ``channels`` channels; None if it is one over another number."""
+        if self.uniform:
+            return ChannelAffine(np.repeat(self.a, channels), np.repeat(self.b, channels))
+        return self if self.channels == channels else None
+
+    def spread(self, index: NDArray[np.int64]) -> ChannelAffine:
+        """Return the map whose channel i is this one's channel ``index[i]``."""
+        return self if self.uniform else ChannelAffine(self.a[index], self.b[index])
+
+    def placed(self, first: int, channels: int) -> ChannelAffine:
+        """Return a map over ``channels`` that is this one from ``first`` on, else the identity."""
+        a, b = np.ones(channels), np.zeros(channels)
+        a[first : first + self.channels] = self.a
+        b[first : first + self.channels] = self.b
+        return ChannelAffine(a, b)
 
     def cut(self, first: int, last: int) -> ChannelAffine:
         """Return the map of channels ``first`` up to, not including, ``last``."""
+        if self.uniform:
+            return self
         return ChannelAffine(self.a[first:last], self.b[first:last])
 
     def bad_channel(self) -> int | None:

@@ -19,16 +19,14 @@ def temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     Whatever ends the block without a commit, an interrupt included, removes it and leaves ``path``
     as it was. Permissions follow the umask. Raises ``OSError``.
     """
-    name = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    # 50 characters are at most 200 bytes: the whole stays under the 255 that a name may have
+    name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(name, flags, 0o666), "w+b", buffering=1 << 20)
-    try:
+    with contextlib.ExitStack() as last:
+        last.callback(_remove, name)
+        file = os.fdopen(os.open(name, flags, 0o666), "w+b", buffering=1 << 20)
+        last.callback(_close, file)
         yield name, file
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(FileNotFoundError):
-            name.unlink()
 
 
 def commit(file: BinaryIO, name: Path, path: Path) -> None:
@@ -43,3 +41,22 @@ def commit(file: BinaryIO, name: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever ``commit`` puts another file at ``path``; None if none is."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk: what was buffered is lost, as it should be
+        file.close()
+
+
+def _remove(name: Path) -> None:
+    with contextlib.suppress(OSError):
+        name.unlink()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FLOAT, FLOAT16, DOUBLE, BFLOAT16 = 1, 10, 11, 16
+FLOAT, INT64, FLOAT16, DOUBLE, BFLOAT16 = 1, 7, 10, 11, 16
 FLOATS = (FLOAT, FLOAT16, DOUBLE, BFLOAT16)
 
 Array = npt.NDArray[Any]
@@ -22,8 +22,8 @@ _NAMES = {
     15: "complex128", 16: "bfloat16", 17: "float8_e4m3fn", 18: "float8_e4m3fnuz",
     19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu",
 }  # fmt: skip
-# Several elements to a byte: uint4, int4, float4e2m1, uint2, int2.
-_PACKED_BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
+# Elements that share bytes: uint4, int4, float4e2m1, uint2, int2, float6e2m3, float6e3m2.
+_PACKED_BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
 # Bits of the stored significand, and the smallest normal number.
 _SIGNIFICAND = {FLOAT: 23, FLOAT16: 10, DOUBLE: 52, BFLOAT16: 7}
 _TINY = {FLOAT: 2.0**-126, FLOAT16: 2.0**-14, DOUBLE: 2.0**-1022, BFLOAT16: 2.0**-126}
@@ -99,13 +99,15 @@ def _round_to_odd(values: Float64) -> npt.NDArray[np.float32]:
 
 
 def error_in_ulp(exact: Float64, rounded: Array, elem_type: int) -> Float64:
-    """Return ``|rounded − exact|`` in units of the last place of ``rounded``.
+    """Return ``|rounded − exact|`` in units of the last place of the smaller of the two.
 
-    A correctly rounded value is within 0.5. Non-finite where either side is.
+    A correct rounding is within 0.5, and any other is not unless ``exact`` is half way. Non-finite
+    where either side is.
     """
     value = rounded.astype(np.float64)
+    smaller = np.minimum(np.abs(value), np.abs(exact))
     # 2**exponent of a float64 is what remains when its significand's bits are cleared
-    power = (value.view(np.uint64) & np.uint64(0x7FF0_0000_0000_0000)).view(np.float64)
+    power = (smaller.view(np.uint64) & np.uint64(0x7FF0_0000_0000_0000)).view(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         unit = np.maximum(power, _TINY[elem_type]) * 2.0 ** -_SIGNIFICAND[elem_type]
         return np.asarray(np.abs(value - exact) / unit)

@@ -282,6 +282,22 @@ class Scope:
             if i != slot:
                 self._forget(name, node)
 
+    def skip(self, node: NodeProto, slot: int = 0) -> None:
+        """Remove ``node``; what read its output reads its input ``slot`` from now on."""
+        source, result = node.input[slot], node.output[0]
+        self.readers[source] = [one for one in self.readers[source] if one is not node]
+        for reader in self.readers.pop(result, []):
+            for i, name in enumerate(reader.input):
+                if name == result:
+                    reader.input[i] = source
+            self.readers[source].append(reader)
+        del self.producer[result]
+        self.gone.add(result)
+        self.dead.add(id(node))
+        for i, name in enumerate(node.input):
+            if i != slot:
+                self._forget(name, node)
+
     def _forget(self, name: str, reader: NodeProto) -> None:
         """Take one use of ``name`` away; remove what has none left, and so on upwards."""
         waiting: list[tuple[Scope, str, NodeProto]] = [(self, name, reader)]

@@ -7,6 +7,7 @@ before model, so that a kill or a full disk leaves the old output as it was.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
-from normsurgery import atomic, datafile, wire
+from normsurgery import atomic, datafile
+from normsurgery.content import Content
 from normsurgery.errors import InvalidModelError, ModelIOError, OutputExistsError, UsageError
-from normsurgery.payloads import Payload, Source
-from normsurgery.tensors import TensorStore, clear_payload, tensors_in
+from normsurgery.source import OpenFile, Source
+from normsurgery.tensors import TensorStore, foreign_names, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,32 +53,37 @@ def load(path: str | os.PathLike[str]) -> Model:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelIOError(f"{path} is not a regular file; pass - to read standard input")
         file = path.open("rb", buffering=0)
-    except OSError as error:
-        if isinstance(error, ModelIOError):
-            raise
-        raise ModelIOError(f"cannot read {path}: {error.strerror or error}") from error
-    return _load(Source.of_file(file, path), path, str(path))
+    except ModelIOError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ModelIOError(f"cannot read {path}: {_reason(error)}") from error
+    return _load(OpenFile(file, path), path, str(path))
 
 
 def from_bytes(data: bytes, path: Path | None = None, name: str = "the input") -> Model:
-    """Load a serialized model; ``path`` says where its external data would lie."""
+    """Load a serialized model; ``path`` says where its external data would lie.
+
+    name: what messages call it. Raises what ``load`` raises.
+    """
     return _load(Source(memoryview(data)), path, name)
 
 
 def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
-    """Load a copy of ``proto``; the caller's object is never changed."""
+    """Load a copy of ``proto``; the caller's object is never changed.
+
+    Raises ``UsageError`` if it is over protobuf's 2 GiB, and what ``load`` raises.
+    """
     try:
-        return from_bytes(proto.SerializeToString(), path, "the ModelProto")
-    except ValueError as error:
-        if isinstance(error, InvalidModelError):
-            raise
+        data = proto.SerializeToString()
+    except (EncodeError, ValueError) as error:
         raise UsageError(
             f"the ModelProto is over 2 GiB; save it and pass its path: {error}"
         ) from error
+    return from_bytes(data, path, "the ModelProto")
 
 
 def _load(source: Source, path: Path | None, name: str) -> Model:
-    if len(source.view) == 0:
+    if source.size == 0:
         raise InvalidModelError(f"{name} is empty; fetch the file again")
     store = TensorStore(path)
     proto = ModelProto()
@@ -88,6 +95,9 @@ def _load(source: Source, path: Path | None, name: str) -> Model:
         raise type(error)(f"{name}: {error}") from None
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise InvalidModelError(f"{name} is not an ONNX model: it has no graph or no ir_version")
+    bad = next(foreign_names(proto), None)
+    if bad is not None:
+        raise InvalidModelError(f"{name} is not an ONNX model: the name {bad!r} is no UTF-8")
     for tensor in tensors_in(proto):
         store.check(tensor)
     return Model(proto, store, path)
@@ -110,7 +120,7 @@ def write(model: Model, target: BinaryIO) -> None:
 
     Raises ``UsageError`` if that is over protobuf's 2 GiB.
     """
-    content = _content(model)
+    content = Content.of(model.proto, model.store)
     if content.size() > PROTOBUF_LIMIT:
         raise UsageError("the result is over 2 GiB, too large for one message; save it to a file")
     content.write(target)
@@ -136,86 +146,56 @@ def save(
     """
     path = Path(path)
     check_output(path, force=force)
-    content = _content(model)
+    content = Content.of(model.proto, model.store)
     was_external = [t.data_location == TensorProto.EXTERNAL for t in tensors_in(model.proto)]
     if external is None:
         external = any(was_external) or content.size() > PROTOBUF_LIMIT
-    data_path = None
+    checksum = any(
+        entry.key == "checksum" for t in tensors_in(model.proto) for entry in t.external_data
+    )
+    beside = (
+        datafile.moved_out(content, path, was_external=was_external, checksum=checksum)
+        if external
+        else contextlib.nullcontext()
+    )
     try:
-        if external:
-            checksum = any(
-                entry.key == "checksum"
-                for t in tensors_in(model.proto)
-                for entry in t.external_data
-            )
-            data_path = datafile.move_out(
-                content, path, was_external=was_external, checksum=checksum
-            )
-        if content.size() > PROTOBUF_LIMIT:
-            raise UsageError(f"{path} would be over 2 GiB even with its initializers outside")
-        with atomic.temporary(path) as (name, target):
-            content.write(target)
-            target.flush()
-            if check is not None:
-                check(name)
-            atomic.commit(target, name, path)
-    except BaseException as error:
-        if data_path is not None:
-            data_path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, ModelIOError):
-            raise ModelIOError(f"cannot write {path}: {error.strerror or error}") from error
+        with beside as data_path:
+            if content.size() > PROTOBUF_LIMIT:
+                where = "even with its initializers outside" if external else "without a data file"
+                raise UsageError(f"{path} would be over 2 GiB {where}")
+            with atomic.temporary(path) as (name, target):
+                content.write(target)
+                target.flush()
+                if check is not None:
+                    check(name)
+                atomic.commit(target, name, path)
+    except ModelIOError:
         raise
+    except OSError as error:
+        raise ModelIOError(f"cannot write {path}: {_reason(error)}") from error
     return data_path
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Raise before any work where ``path`` cannot be written or must not be replaced."""
-    if not path.parent.is_dir():
-        raise ModelIOError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise ModelIOError(f"cannot write {path}: it is not a regular file")
-    if not force and os.path.lexists(path):
-        raise OutputExistsError(f"{path} exists; pass --force (force=True) to replace it")
-    if not os.access(path.parent, os.W_OK):
-        raise ModelIOError(f"cannot write {path}: the folder {path.parent} is read-only")
+    """Raise before any work where ``path`` cannot be written or must not be replaced.
+
+    A symbolic link at ``path`` is replaced itself, not the file that it points to.
+    Raises ``ModelIOError``, ``OutputExistsError``.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise ModelIOError(f"cannot write {path}: there is no folder {path.parent}")
+        if path.exists() and not path.is_file():
+            raise ModelIOError(f"cannot write {path}: it is not a regular file")
+        if not force and os.path.lexists(path):
+            raise OutputExistsError(f"{path} exists; pass --force (force=True) to replace it")
+        if not os.access(path.parent, os.W_OK):
+            raise ModelIOError(f"cannot write {path}: the folder {path.parent} is read-only")
+    except ModelIOError:
+        raise
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ModelIOError(f"cannot write {path}: {_reason(error)}") from error
 
 
-@dataclass
-class Content:
-    """What is about to be written: a skeleton in which every large payload is a token."""
-
-    proto: ModelProto
-    payloads: dict[int, tuple[Payload, int]]
-    nonce: bytes
-
-    def size(self) -> int:
-        """Return the size in bytes, up to the length prefixes."""
-        return int(self.proto.ByteSize()) + sum(p.nbytes for p, _ in self.payloads.values())
-
-    def write(self, target: BinaryIO) -> None:
-        """Write the skeleton with its payloads spliced in."""
-        sizes = {i: (field, payload.nbytes) for i, (payload, field) in self.payloads.items()}
-        for piece in wire.splice(self.proto.SerializeToString(), self.nonce, sizes):
-            if isinstance(piece, int):
-                self.payloads[piece][0].write(target)
-            else:
-                target.write(piece)
-
-
-def _content(model: Model) -> Content:
-    """Return a copy of the skeleton in which external tensors are tokens too."""
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    store = model.store
-    used: dict[int, tuple[Payload, int]] = {}
-    fresh = len(store.payloads)
-    for tensor in tensors_in(proto):
-        index = wire.token_index(tensor.raw_data, store.nonce)
-        if index is not None:
-            used[index] = store.payloads[index]
-        elif (payload := store.payload(tensor)) is not None:
-            clear_payload(tensor)
-            tensor.raw_data = wire.token(store.nonce, fresh)
-            used[fresh] = (payload, wire.RAW_DATA)
-            fresh += 1
-    return Content(proto, used, store.nonce)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -7,20 +7,20 @@ through a few megabytes of memory.
 from __future__ import annotations
 
 import contextlib
-import mmap
+import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, isnan
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
 from normsurgery.dtypes import Array, Float64, error_in_ulp, numpy_dtype, round_to
-from normsurgery.errors import ModelIOError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from normsurgery.source import Source
 
 BLOCK = 1 << 16  # elements of a computed block: its float64 copy stays in a core's cache
 
@@ -34,25 +34,6 @@ class Payload(Protocol):
 
     def write(self, target: BinaryIO) -> None:
         """Write all bytes to ``target`` at its position."""
-
-
-class Source:
-    """Bytes that payloads are slices of: a file, mapped read-only, or an object in memory."""
-
-    def __init__(self, view: memoryview, file: BinaryIO | None = None) -> None:
-        self.view = view
-        self.file = file
-
-    @classmethod
-    def of_file(cls, file: BinaryIO, path: Path) -> Source:
-        """Map an open regular file; it stays open as long as the Source lives."""
-        try:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:  # an empty file cannot be mapped
-                return cls(memoryview(b""))
-            return cls(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), file)
-        except (OSError, ValueError) as error:
-            raise ModelIOError(f"cannot read {path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -74,26 +55,33 @@ class Slice:
 
     def write(self, target: BinaryIO) -> None:
         """Copy from file to file inside the kernel; else from the map."""
-        done = 0
-        if self.source.file is not None and hasattr(os, "copy_file_range"):
-            with contextlib.suppress(OSError):  # other file system, pipe, old kernel
-                done = self._copy_in_kernel(self.source.file.fileno(), target)
+        done = self._copy_in_kernel(target)
+        view = self.view() if done < self.length else memoryview(b"")
         while done < self.length:
             step = min(self.length - done, 1 << 22)
-            target.write(self.source.view[self.offset + done : self.offset + done + step])
+            target.write(view[done : done + step])
             done += step
 
-    def _copy_in_kernel(self, source: int, target: BinaryIO) -> int:
-        target.flush()
+    def _copy_in_kernel(self, target: BinaryIO) -> int:
+        """Return how many bytes the kernel copied: all, or those before it would not go on."""
         done = 0
-        while done < self.length:
-            n = os.copy_file_range(
-                source, target.fileno(), self.length - done, offset_src=self.offset + done
-            )
-            if n == 0:
-                break
-            done += n
-        target.seek(0, os.SEEK_CUR if target.seekable() else os.SEEK_SET)
+        with self.source.file() as source:
+            if source is None or not hasattr(os, "copy_file_range"):
+                return 0
+            try:
+                to = target.fileno()
+                target.flush()
+            except io.UnsupportedOperation:  # no file
+                return 0
+            with contextlib.suppress(OSError):  # other file system, pipe, old kernel
+                while done < self.length and (
+                    n := os.copy_file_range(
+                        source.fileno(), to, self.length - done, offset_src=self.offset + done
+                    )
+                ):
+                    done += n
+        if done:  # tell the buffer of ``target`` where its file is now
+            target.seek(0, os.SEEK_CUR)
         return done
 
 
@@ -111,19 +99,24 @@ class Certificate:
         return self.sum_ulp / self.count if self.count else 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Computed:
     """A float tensor that is computed when it is written: ``round(base · factor · factor …)``.
 
     base: any dtype, shape of the tensor; often a memory map.
     factors: float64, each broadcasts against ``base`` without widening it.
-    elem_type: what the product, formed in float64, is rounded to, once.
+    elem_type: the float type that the product, formed in float64, is rounded to, once.
     """
 
     base: Array
     factors: tuple[Float64, ...]
     elem_type: int
-    certificate: Certificate | None = field(default=None, compare=False)
+    certificate: Certificate | None = None
+
+    def __post_init__(self) -> None:
+        """Give every factor the rank of ``base``, so that both can be cut alike."""
+        rank = self.base.ndim
+        self.factors = tuple(f.reshape((1,) * (rank - f.ndim) + f.shape) for f in self.factors)
 
     @property
     def nbytes(self) -> int:

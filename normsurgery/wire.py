@@ -13,6 +13,7 @@ bytes, drawn anew for every load, and a 32-bit index: no model can contain one b
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ CHILDREN: dict[str, dict[int, str]] = {
 # Fields of a TensorProto whose bytes on the wire are the little-endian elements themselves.
 FLOAT_DATA, RAW_DATA, DOUBLE_DATA = 4, 9, 10
 PAYLOADS = (FLOAT_DATA, RAW_DATA, DOUBLE_DATA)
+# Tensors in fields that are not repeated: protobuf merges such a field where it comes twice.
+SINGLE = {"AttributeProto": (5, 22), "SparseTensorProto": (1, 2)}
 
 VARINT, FIXED64, LENGTH, GROUP, END_GROUP, FIXED32 = range(6)
 MAX_DEPTH = 100  # what protobuf itself allows
@@ -97,23 +100,39 @@ def _cut(
     children = CHILDREN[message]
     parts: list[Buffer] = []
     copied = start
-    found = list(fields(data, start, end))
-    # A payload in several pieces is concatenated by protobuf, or the last one wins: leave it.
-    payloads = [f for f in found if message == "TensorProto" and f[0] in PAYLOADS]
-    for number, wire_type, key_at, begin, stop in found:
-        if wire_type != LENGTH or stop - begin < minimum:
+    divided: set[int] | None = None
+    for number, wire_type, key_at, begin, stop in fields(data, start, end):
+        payload = message == "TensorProto" and number in PAYLOADS
+        if wire_type != LENGTH or stop - begin < minimum or not (payload or number in children):
             continue
-        if number in children:
-            body = _cut(data, begin, stop, children[number], nonce, minimum, cuts, depth + 1)
-        elif len(payloads) == 1 and payloads[0][2] == key_at:
+        if divided is None:  # not before it matters: a message can have millions of fields
+            divided = _divided(data, start, end, message)
+        if number in divided:
+            continue
+        if payload:
             cuts.append(Cut(begin, stop - begin, number))
             body, number = token(nonce, len(cuts) - 1), RAW_DATA  # noqa: PLW2901
         else:
-            continue
+            body = _cut(data, begin, stop, children[number], nonce, minimum, cuts, depth + 1)
         parts += (data[copied:key_at], header(number, len(body)), body)
         copied = stop
     parts.append(data[copied:end])
     return b"".join(parts)
+
+
+def _divided(data: Buffer, start: int, end: int, message: str) -> set[int]:
+    """Return the fields that come in several pieces where a token could stand for one only.
+
+    Protobuf joins, merges or overrides such pieces, so they have to stay what they are. A tensor
+    has one payload: two payload fields of it are pieces too.
+    """
+    watched = PAYLOADS if message == "TensorProto" else SINGLE.get(message, ())
+    if not watched:
+        return set()
+    found = Counter(f[0] for f in fields(data, start, end) if f[0] in watched)
+    if message == "TensorProto" and found.total() > 1:
+        return set(PAYLOADS)
+    return {number for number, count in found.items() if count > 1}
 
 
 def splice(

@@ -22,6 +22,8 @@ def output_name(source: str, output: str | None, verb_past: str) -> str:
     if source == STREAM:
         return STREAM
     path = Path(source)
+    if not path.name:
+        path /= "model.onnx"
     suffix = path.suffix or ".onnx"
     return str(path.with_name(f"{path.name.removesuffix(path.suffix)}.{verb_past}{suffix}"))
 

@@ -10,9 +10,8 @@ import click
 from normsurgery_cli import files
 
 if TYPE_CHECKING:
-    from normsurgery.validation import Parity
-
     from normsurgery import FoldResult
+    from normsurgery.validation import Parity
 
 
 @click.command("fold")
@@ -44,6 +43,7 @@ def command(
     """
     import normsurgery
     from normsurgery import io
+    from normsurgery.errors import ParityError
     from normsurgery_cli import render
 
     target = files.output_name(model, output, "folded")
@@ -63,6 +63,8 @@ def command(
         click.echo(render.to_json(_summary(model, shown, result, parity)))
     else:
         render.fold_report(model, shown, result, parity)
+    if not isinstance(parity, str) and not parity.ok:
+        raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
 
 
 def _save(

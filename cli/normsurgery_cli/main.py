@@ -54,10 +54,11 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line and exit with the documented status, never with a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run())
+    sys.exit(run())
 
 
-def _run() -> int:
+def run() -> int:
+    """Run the command line and return the exit status; errors are one line on standard error."""
     from normsurgery.errors import NormSurgeryError
 
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from normsurgery import io, models
 from normsurgery.constants import Limits
-from normsurgery.folding import plan, table
+from normsurgery.folding import apply, plan, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.nodes import label
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, NodeProto
 
+    from normsurgery.folding.apply import Applied
+    from normsurgery.folding.table import Source
     from normsurgery.graph import Scope
+
+NORMALIZATIONS = {"BatchNormalization"}
 
 
 @dataclass
@@ -99,13 +103,20 @@ def _fold_node(scope: Scope, node: NodeProto, limits: Limits, report: FoldReport
     found = plan.refuse_foreign(scope, node) or recognise(scope, node, limits)
     if found is None:
         return
-    outcome = found if isinstance(found, Obstacle) else plan.fold_source(scope, found, limits)
+    outcome = found if isinstance(found, Obstacle) else _fold_source(scope, found, limits)
     plain = node.name or next((o for o in node.output if o), name)
     if isinstance(outcome, Obstacle):
+        if op_type not in NORMALIZATIONS:  # a lone Mul or Add that stays is nothing to report
+            return
         report.kept.append(Kept(plain, op_type, outcome.reason, outcome.text))
         return
     into = tuple(label(n) for n in outcome.into)
     report.folded.append(Folded(plain, op_type, into, outcome.tensors, outcome.shift_left))
+
+
+def _fold_source(scope: Scope, source: Source, limits: Limits) -> Applied | Obstacle:
+    found = plan.plan(scope, source, limits)
+    return found if isinstance(found, Obstacle) else apply.apply(scope, found)
 
 
 def _count(graph: Graph) -> int:

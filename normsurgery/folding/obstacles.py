@@ -140,3 +140,51 @@ def weight_not_finite(node: NodeProto, name: str) -> Obstacle:
 def no_bias(node: NodeProto) -> Obstacle:
     """The operator has no bias input, so that it can take the scale of a map, not its shift."""
     return Obstacle("no-bias", f"{label(node)} has no bias")
+
+
+def padded_shift(node: NodeProto) -> Obstacle:
+    """The layer pads with zeros, after the map: a shift would reach the border differently.
+
+    The scale can be absorbed all the same; the shift stays in front as an Add.
+    """
+    return Obstacle("padded-shift", f"{label(node)} pads with zeros, so it cannot take a shift")
+
+
+def negative_scale(node: NodeProto) -> Obstacle:
+    """Only a map without a negative scale in any channel crosses a maximum or a rectifier."""
+    return Obstacle("negative-scale", f"stopped at {label(node)}: a channel's scale is negative")
+
+
+def shift_across(node: NodeProto) -> Obstacle:
+    """The operator lets the scale of a map pass, not its shift."""
+    return Obstacle("shift-across", f"stopped at {label(node)}: a shift cannot cross it")
+
+
+def unknown_shape(node: NodeProto, name: str) -> Obstacle:
+    """Where the channels go depends on dimensions that nothing tells before the model runs."""
+    return Obstacle("unknown-shape", f"stopped at {label(node)}: `{name}` has no fixed shape")
+
+
+def mixed_channels(node: NodeProto) -> Obstacle:
+    """The operator mixes channels of different scale or shift, or cuts through one."""
+    return Obstacle("mixed-channels", f"stopped at {label(node)}: it mixes channels")
+
+
+def reached_twice(node: NodeProto) -> Obstacle:
+    """Two parts of one map reach the same layer on different ways; it would absorb one of them."""
+    return Obstacle("reached-twice", f"two parts of the map reach {label(node)}")
+
+
+def read_in_body(node: NodeProto) -> Obstacle:
+    """The value is read inside a body of If, Loop or Scan, where the map cannot follow it."""
+    return Obstacle("read-in-body", f"stopped at {label(node)}: a body of it reads the value")
+
+
+def extra_output(node: NodeProto) -> Obstacle:
+    """A second output of the operator (a mask, indices) is in use and would change."""
+    return Obstacle("extra-output", f"stopped at {label(node)}: its second output is in use")
+
+
+def too_long(node: NodeProto) -> Obstacle:
+    """The map would have to cross more nodes than the search allows."""
+    return Obstacle("too-long", f"the way of {label(node)} is over 10,000 steps long")

@@ -4,10 +4,11 @@ An entry is one function, marked ``@source``, ``@carrier`` or ``@sink`` with the
 is for, in any module of ``folding/sources``, ``folding/carriers`` or ``folding/sinks``. It is
 registered by being there: ``load`` imports every module of the three folders.
 
-A **source** says what affine map a node is. A **sink** says how a node absorbs a map that acts on
-its output, as edits of its constants. A **carrier** says what a map that acts on a node's output
-becomes on its inputs. Each returns an Obstacle where a condition fails, and changes nothing:
-edits are applied by ``plan`` once the whole path is known to work.
+A **source** says what affine map a node is. A map then walks backwards, from the source's input
+to what makes it, or forwards, to what reads its output. A **sink** says how a node absorbs a map
+that acts on its output (backwards) or on its input (forwards), as edits of its constants. A
+**carrier** says what a map becomes on the other side of a node. Each returns an Obstacle where a
+condition fails, and changes nothing: edits are applied once the whole path is known to work.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """An affine map found in a graph: ``result = affine(value)`` on axis 1 of ``value``."""
+    """An affine map found in a graph: ``output = affine(value)`` on one axis of ``value``.
+
+    sure: the value is known to have the map's channels, so that the node does not widen it.
+    """
 
     node: NodeProto
     slot: int
     affine: ChannelAffine
+    axis: int = 1
+    sure: bool = True
 
     @property
     def value(self) -> str:
@@ -45,7 +51,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Site:
-    """A map that waits at the only output of ``node`` called ``value``, on axis ``axis`` of it."""
+    """A map that waits at ``node``, to be absorbed or carried on.
+
+    Backwards it acts on the node's output ``value``, forwards on its input ``value``; in both
+    cases on axis ``axis`` of it.
+    """
 
     scope: Scope
     source: NodeProto
@@ -54,6 +64,20 @@ class Site:
     affine: ChannelAffine
     axis: int
     limits: Limits
+    forwards: bool = False
+
+    @property
+    def slot(self) -> int:
+        """The input that the map acts on, forwards."""
+        return list(self.node.input).index(self.value)
+
+    def through(
+        self, affine: ChannelAffine | None = None, axis: int | None = None, slot: int = 0
+    ) -> Carried:
+        """Return the map on the other side: of input ``slot`` backwards, the output forwards."""
+        other = self.node.output[0] if self.forwards else self.node.input[slot]
+        affine = self.affine if affine is None else affine
+        return Carried((), ((other, affine, self.axis if axis is None else axis),))
 
 
 @dataclass(frozen=True)
@@ -73,26 +97,32 @@ class Edit:
 
 @dataclass(frozen=True)
 class Carried:
-    """What a carrier makes of a map: edits of its own, and the maps on its inputs."""
+    """What a carrier makes of a map: edits of its own, and the maps on the other side of it.
+
+    onward: (value, map, axis) each. instead: other ways, if this one meets an obstacle.
+    """
 
     edits: tuple[Edit, ...]
     onward: tuple[tuple[str, ChannelAffine, int], ...]
+    instead: tuple[Carried, ...] = ()
 
 
 SourceFunction = Callable[["Scope", "NodeProto", "Limits"], "Source | Obstacle | None"]
-SinkFunction = Callable[[Site], "tuple[Edit, ...] | Obstacle"]
+SinkFunction = Callable[[Site], "tuple[Edit, ...] | Carried | Obstacle"]
 CarrierFunction = Callable[[Site], "Carried | Obstacle"]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Entries by operator type."""
+    """Entries by operator type; sinks by direction."""
 
     sources: dict[str, SourceFunction] = field(default_factory=dict)
     carriers: dict[str, CarrierFunction] = field(default_factory=dict)
     sinks: dict[str, SinkFunction] = field(default_factory=dict)
+    forward_sinks: dict[str, SinkFunction] = field(default_factory=dict)
 
 
+FOLDERS = ("sources", "carriers", "sinks")
 _TABLES = Tables()
 F = TypeVar("F")
 
@@ -103,13 +133,18 @@ def source(*op_types: str) -> Callable[[SourceFunction], SourceFunction]:
 
 
 def carrier(*op_types: str) -> Callable[[CarrierFunction], CarrierFunction]:
-    """Register a function that moves a map from an operator's output to its inputs."""
+    """Register a function that moves a map across an operator, backwards and forwards."""
     return lambda function: _add(_TABLES.carriers, op_types, function)
 
 
 def sink(*op_types: str) -> Callable[[SinkFunction], SinkFunction]:
     """Register a function that absorbs a map on an operator's output."""
     return lambda function: _add(_TABLES.sinks, op_types, function)
+
+
+def forward_sink(*op_types: str) -> Callable[[SinkFunction], SinkFunction]:
+    """Register a function that absorbs a map on an operator's input."""
+    return lambda function: _add(_TABLES.forward_sinks, op_types, function)
 
 
 def _add(table: dict[str, F], op_types: tuple[str, ...], function: F) -> F:
@@ -123,7 +158,7 @@ def _add(table: dict[str, F], op_types: tuple[str, ...], function: F) -> F:
 @cache
 def load() -> Tables:
     """Import every module of the three folders and return the tables."""
-    for folder in ("sources", "carriers", "sinks"):
+    for folder in FOLDERS:
         package = importlib.import_module(f"normsurgery.folding.{folder}")
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normsurgery import dtypes
+from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, NotConstant, constant_of
 from normsurgery.errors import GraphError
 from normsurgery.folding import obstacles
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Edit, Site
 from normsurgery.nodes import label
-from normsurgery.payloads import Computed
+from normsurgery.payloads import BLOCK, Computed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnx import NodeProto
 
 
@@ -38,34 +41,60 @@ def has_input(node: NodeProto, slot: int) -> bool:
     return len(node.input) > slot and bool(node.input[slot])
 
 
-def check_channels(site: Site, channels: int) -> None:
-    """Raise ``GraphError`` unless the map has as many channels as the layer makes."""
-    if site.affine.channels != channels:
-        raise GraphError(
-            f"{label(site.source)} has {site.affine.channels} channels, its input from "
-            f"{label(site.node)} has {channels}"
-        )
+def affine_of(site: Site, channels: int) -> ChannelAffine | Obstacle:
+    """Return the site's map over the layer's ``channels``.
+
+    Raises ``GraphError`` if the layer feeds a BatchNormalization of another width, which is no
+    valid model; on any other way, something between them broadcasts.
+    """
+    found = site.affine.of(channels)
+    if found is not None:
+        return found
+    detail = f"it has {channels} channels, {label(site.source)} has {site.affine.channels}"
+    if site.source.op_type == "BatchNormalization" and site.value == site.source.input[0]:
+        raise GraphError(f"{label(site.node)}: {detail}")
+    return obstacles.no_channel(site.node, detail)
 
 
-def bias(site: Site, slot: int, owner: Constant, channels: int) -> Edit | Obstacle | None:
+def bias(site: Site, slot: int, owner: Constant, affine: ChannelAffine) -> Edit | Obstacle | None:
     """Return the edit ``B' = a·B + b`` of a bias of shape (C,) that may be missing.
 
     None where there is nothing to do: no bias, and no shift.
     """
-    a, b = site.affine.a, site.affine.b
+    a, b = affine.a, affine.b
     if not has_input(site.node, slot):
-        if not site.affine.shifts:
+        if not affine.shifts:
             return None
         return Edit(site.node, slot, Computed(b, (), owner.elem_type), bias_name(owner.name))
     old = weight(site, slot, "bias")
     if isinstance(old, Obstacle):
         return old
-    if old.shape != (channels,):
+    if old.shape != (affine.channels,):
         raise GraphError(
-            f"{label(site.node)}: bias `{old.name}` has shape {list(old.shape)}, not [{channels}]"
+            f"{label(site.node)}: bias `{old.name}` has shape {list(old.shape)}, "
+            f"not [{affine.channels}]"
         )
     value = a * old.float64() + b
     return Edit(site.node, slot, Computed(value, (), old.elem_type), derived(old.name))
+
+
+def bias_plus(site: Site, slot: int, owner: Constant, shift: dtypes.Float64) -> Edit | Obstacle:
+    """Return the edit ``B' = B + shift`` of a bias of shape (C,) that may be missing."""
+    added = ChannelAffine(np.ones_like(shift), shift)
+    made = bias(site, slot, owner, added)
+    if made is None:  # no bias and a shift of 0
+        return Edit(site.node, slot, Computed(shift, (), owner.elem_type), bias_name(owner.name))
+    return made
+
+
+def slabs(tensor: Computed) -> Iterator[tuple[int, dtypes.Float64]]:
+    """Yield (first row, unrounded rows) along axis 0, a few at a time: memory stays small."""
+    base = tensor.base
+    rows = max(1, BLOCK * base.shape[0] // max(1, base.size))
+    for first in range(0, base.shape[0], rows):
+        part = slice(first, first + rows)
+        cut = tuple(f[part] if f.shape[0] > 1 else f for f in tensor.factors)
+        yield first, Computed(base[part], cut, tensor.elem_type).float64()
 
 
 def along(vector: dtypes.Float64, axis: int, rank: int) -> dtypes.Float64:

@@ -1,0 +1,95 @@
+"""Carry out a plan: give nodes their new constants and take the source out of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnx import AttributeProto, NodeProto
+
+from normsurgery import shapes
+from normsurgery.folding import obstacles, representable
+from normsurgery.folding.obstacles import Obstacle
+from normsurgery.folding.sinks.parts import along, bias_name, derived
+from normsurgery.folding.table import Edit
+from normsurgery.nodes import remove_attribute
+from normsurgery.payloads import Computed
+
+if TYPE_CHECKING:
+    from normsurgery.folding.plan import Plan
+    from normsurgery.graph import Scope
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What happened to a source: the nodes that took its map, and the tensors made for it.
+
+    shift_left: the map's shift stayed behind as an Add.
+    """
+
+    into: tuple[NodeProto, ...]
+    tensors: tuple[str, ...]
+    shift_left: bool
+
+
+def apply(scope: Scope, plan: Plan) -> Applied | Obstacle:
+    """Carry out ``plan``; an obstacle, and nothing changed, if its shift cannot be left behind."""
+    into = tuple({id(e.node): e.node for e in plan.edits}.values())
+    left = _shift_constant(scope, plan)
+    if isinstance(left, Obstacle):
+        return left
+    tensors = [_edit(scope, edit) for edit in plan.edits]
+    source = plan.source
+    if left is not None:
+        tensors.append(_become_add(scope, source.node, source.slot, left))
+    elif plan.forwards:
+        scope.skip(source.node, source.slot)
+    else:
+        scope.bypass(source.node, source.slot)
+    return Applied(into, tuple(tensors), left is not None)
+
+
+def _edit(scope: Scope, edit: Edit) -> str:
+    """Carry out one edit; return the name of the tensor that it made."""
+    for name in edit.drop:
+        remove_attribute(edit.node, name)
+    for name, number in edit.set_ints.items():
+        remove_attribute(edit.node, name)
+        edit.node.attribute.add(name=name, type=AttributeProto.INT, i=number)
+    old = edit.node.input[edit.slot] if edit.slot < len(edit.node.input) else ""
+    if scope.replace_computed(old, edit.tensor):
+        return old
+    name = scope.add_constant(edit.wanted, edit.tensor)
+    scope.set_input(edit.node, edit.slot, name)
+    return name
+
+
+def _shift_constant(scope: Scope, plan: Plan) -> Edit | Obstacle | None:
+    """Return the constant of the Add that takes the source's place, if a shift is left."""
+    if plan.left is None:
+        return None
+    node, b = plan.source.node, plan.left.b
+    elem_type = plan.edits[-1].tensor.elem_type
+    wanted = derived(bias_name(node.name or node.output[0]))
+    if scope.opset < 7:  # Add broadcast by attribute then
+        attributes = {"broadcast": 1, "axis": plan.source.axis}
+        edit = Edit(node, 1, Computed(b, (), elem_type), wanted, (), attributes)
+    else:
+        rank = shapes.rank(scope, plan.source.value)
+        if rank is None:
+            return obstacles.unknown_rank(plan.source.value)
+        tensor = Computed(along(b, plan.source.axis, rank), (), elem_type)
+        edit = Edit(node, 1, tensor, wanted)
+    return representable.check([edit]) or edit
+
+
+def _become_add(scope: Scope, node: NodeProto, slot: int, edit: Edit) -> str:
+    """Turn the source's node into the Add of its shift; return the constant's name."""
+    for i in range(len(node.input)):
+        if i != slot:
+            scope.set_input(node, i, "")
+    value = node.input[slot]
+    del node.input[:], node.attribute[:], node.output[1:]
+    node.input.extend([value, ""])
+    node.op_type = "Add"
+    return _edit(scope, edit)

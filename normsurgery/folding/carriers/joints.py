@@ -1,0 +1,173 @@
+"""Operators that put tensors together or take them apart: Concat, Split, Slice, Gather."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normsurgery import shapes
+from normsurgery.affine import ChannelAffine
+from normsurgery.constants import Constant, constant_of
+from normsurgery.folding import obstacles
+from normsurgery.folding.obstacles import Obstacle
+from normsurgery.folding.table import Carried, Site, carrier
+from normsurgery.nodes import attribute, int_attribute
+
+
+@carrier("Concat")
+def concat(site: Site) -> Carried | Obstacle:
+    """Backwards each input gets its range of the channels, or the whole map if another axis joins.
+
+    Forwards the map becomes one over all channels that leaves those of the other inputs alone.
+    Source: ONNX operator Concat.
+    """
+    node, affine = site.node, site.affine
+    rank = shapes.rank(site.scope, site.value)
+    if rank is None:
+        return obstacles.unknown_rank(site.value)
+    axis = int_attribute(node, "axis", 1) % rank
+    if not site.forwards and (axis != site.axis or affine.uniform):
+        return Carried((), tuple((name, affine, site.axis) for name in node.input))
+    if axis != site.axis and not affine.uniform:
+        return obstacles.mixed_channels(node)
+    ranges = _ranges(site, axis, list(node.input))
+    if isinstance(ranges, Obstacle):
+        return ranges
+    if not site.forwards:
+        if ranges[-1][1] != affine.channels:
+            return obstacles.unknown_shape(node, site.value)
+        parts = zip(node.input, ranges, strict=True)
+        return Carried((), tuple((name, affine.cut(*r), axis) for name, r in parts))
+    first, last = ranges[site.slot]
+    own = affine.of(last - first)
+    if own is None:
+        return obstacles.unknown_shape(node, site.value)
+    return site.through(own.placed(first, ranges[-1][1]), axis)
+
+
+@carrier("Split")
+def split(site: Site) -> Carried | Obstacle:
+    """Forwards each output gets its range of the channels, or the whole map on another axis.
+
+    Backwards the map becomes one over all channels that leaves those of the other outputs alone.
+    Source: ONNX operator Split.
+    """
+    node, affine = site.node, site.affine
+    rank = shapes.rank(site.scope, node.input[0])
+    if rank is None:
+        return obstacles.unknown_rank(node.input[0])
+    axis = int_attribute(node, "axis", 0) % rank
+    used = [o for o in node.output if o and (site.scope.readers.get(o) or o in site.scope.outputs)]
+    if site.forwards and (axis != site.axis or affine.uniform):
+        return Carried((), tuple((name, affine, site.axis) for name in used))
+    if axis != site.axis and not affine.uniform:
+        return obstacles.mixed_channels(node)
+    ranges = _ranges(site, axis, list(node.output))
+    if isinstance(ranges, Obstacle):
+        return ranges
+    if site.forwards:
+        named = [(o, r) for o, r in zip(node.output, ranges, strict=True) if o in used]
+        return Carried((), tuple((name, affine.cut(*r), axis) for name, r in named))
+    first, last = ranges[list(node.output).index(site.value)]
+    own = affine.of(last - first)
+    if own is None:
+        return obstacles.unknown_shape(node, site.value)
+    return site.through(own.placed(first, ranges[-1][1]), axis)
+
+
+def _ranges(site: Site, axis: int, names: list[str]) -> list[tuple[int, int]] | Obstacle:
+    """Return the range of channels of each part of a joint."""
+    ranges, first = [], 0
+    for name in names:
+        dims = shapes.dims(site.scope, name)
+        size = None if dims is None else dims[axis]
+        if size is None:
+            return obstacles.unknown_shape(site.node, name)
+        ranges.append((first, first + size))
+        first += size
+    return ranges
+
+
+@carrier("Slice", "Gather")
+def pick(site: Site) -> Carried | Obstacle:
+    """Picking positions along another axis changes nothing; along the channels' it picks those.
+
+    Backwards, channels that are not picked keep the identity; one picked twice is refused.
+    Source: ONNX operators Slice (starts, ends, axes, steps), Gather (indices of rank 1).
+    """
+    if site.forwards and site.slot != 0:
+        return obstacles.not_linear(site.node)
+    picked = _sliced(site) if site.node.op_type == "Slice" else _gathered(site)
+    if isinstance(picked, Obstacle):
+        return picked
+    if picked is None or site.affine.uniform:
+        return site.through()
+    index, size = picked
+    if site.forwards:
+        if site.affine.channels != size:
+            return obstacles.unknown_shape(site.node, site.value)
+        return site.through(site.affine.spread(index))
+    if site.affine.channels != index.size or len(set(index.tolist())) != index.size:
+        return obstacles.mixed_channels(site.node)
+    a, b = np.ones(size), np.zeros(size)
+    a[index], b[index] = site.affine.a, site.affine.b
+    return site.through(ChannelAffine(a, b))
+
+
+def _ints(site: Site, name: str, slot: int) -> list[int] | Obstacle | None:
+    """Return a list of integers that is an attribute in old opsets and an input in new ones."""
+    old = attribute(site.node, name)
+    if old is not None:
+        return list(old.ints)
+    if len(site.node.input) <= slot or not site.node.input[slot]:
+        return None
+    constant = constant_of(site.scope, site.node.input[slot], site.limits)
+    if not isinstance(constant, Constant):
+        return obstacles.not_constant(site.node, name, constant)
+    return [int(i) for i in constant.tensor.base.ravel()]
+
+
+def _sliced(site: Site) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int] | Obstacle | None:
+    """Return the channels that a Slice keeps, and of how many; None if it keeps all."""
+    dims = shapes.dims(site.scope, site.node.input[0])
+    if dims is None:
+        return obstacles.unknown_rank(site.node.input[0])
+    found = [_ints(site, n, i) for i, n in enumerate(("starts", "ends", "axes", "steps"), start=1)]
+    axes = found[2]
+    if isinstance(axes, list) and site.axis not in [i % len(dims) for i in axes]:
+        return None  # whatever starts and ends are
+    refused = next((f for f in found if isinstance(f, Obstacle)), None)
+    if refused is not None:
+        return refused
+    starts, ends, axes, steps = (f if isinstance(f, list) else None for f in found)
+    if starts is None or ends is None:
+        return obstacles.not_linear(site.node)
+    where = [i % len(dims) for i in (axes or range(len(starts)))]
+    if site.axis not in where:
+        return None
+    at, size = where.index(site.axis), dims[site.axis]
+    if size is None:
+        return obstacles.unknown_shape(site.node, site.node.input[0])
+    step = steps[at] if steps else 1
+    # ends below −size, going down, mean "the first one too", which Python writes as None
+    end = None if step < 0 and ends[at] < -size else ends[at]
+    return np.arange(size)[starts[at] : end : step], size
+
+
+def _gathered(
+    site: Site,
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int] | Obstacle | None:
+    """Return the channels that a Gather takes, and of how many; None along another axis."""
+    dims = shapes.dims(site.scope, site.node.input[0])
+    if dims is None:
+        return obstacles.unknown_rank(site.node.input[0])
+    constant = constant_of(site.scope, site.node.input[1], site.limits)
+    if not isinstance(constant, Constant):
+        return obstacles.not_constant(site.node, "indices", constant)
+    if len(constant.shape) != 1:
+        return obstacles.mixed_channels(site.node)
+    if int_attribute(site.node, "axis", 0) % len(dims) != site.axis:
+        return None
+    size = dims[site.axis]
+    if size is None:
+        return obstacles.unknown_shape(site.node, site.node.input[0])
+    return np.asarray(constant.tensor.base.astype(np.int64) % size), size

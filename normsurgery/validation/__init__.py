@@ -1,0 +1,12 @@
+"""Parity: whether two models compute the same, judged by an error budget against float64.
+
+A fixed tolerance passes broken models and fails good ones. Here a candidate may be as far from a
+float64 oracle as the reference itself is, times a small bound (``verdict``).
+"""
+
+from __future__ import annotations
+
+from normsurgery.validation.result import Parity
+from normsurgery.validation.verdict import parity
+
+__all__ = ["Parity", "parity"]

@@ -1,0 +1,178 @@
+"""Rounding noise of a model, measured without an oracle.
+
+The model is run twice more, changed in ways that must not matter: once with every optimization
+of onnxruntime (sums in another order, other kernels, nodes fused), and once with its inputs and
+the coefficients of its linear and normalizing nodes moved by one unit in the last place, up or
+down at random. The second is the kind of change that a fold makes, since it rounds its
+coefficients anew. The larger difference is the noise. It is an estimate of the right order, not
+a bound, which is why the oracle is asked first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from normsurgery import runtime
+from normsurgery.errors import NormSurgeryError
+from normsurgery.validation.double import NARROW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_COEFFICIENTS_OF = frozenset(
+    {
+        "Add",
+        "BatchNormalization",
+        "Conv",
+        "ConvTranspose",
+        "Div",
+        "Gemm",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "MatMul",
+        "Mul",
+        "PRelu",
+        "Sub",
+    }
+)
+# Bytes of weights that all copies together may take, and those that fit into the model file: a
+# protobuf message ends at 2 GiB.
+_MEMORY = 1 << 29
+_INLINE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Doubles:
+    """The changed models, ready to run.
+
+    Attributes:
+        optimized: the session with every optimization, or None if onnxruntime refuses it.
+        perturbed: sessions with moved coefficients, each another draw.
+        seed: of the nudges to the inputs.
+    """
+
+    optimized: Any
+    perturbed: tuple[Any, ...]
+    seed: int
+
+
+@contextmanager
+def doubles(
+    path: Path, *, copies: int = 1, seed: int = 0, threads: int | None = None
+) -> Iterator[Doubles]:
+    """The changed copies of the model at `path`, for as long as the context lasts.
+
+    Args:
+        path: the model file.
+        copies: how many draws of moved coefficients; fewer if they take too much memory.
+        seed: of all that is random.
+        threads: for onnxruntime.
+
+    Raises:
+        NormSurgeryError: the model cannot be run.
+
+    """
+    try:
+        optimized = runtime.session(path, optimize=True, threads=threads)
+    except NormSurgeryError:
+        optimized = None
+    size = _bytes(onnx.load(str(path)))
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for copy in range(max(1, min(copies, _MEMORY // max(size, 1)))):
+            target = Path(folder, f"model{copy}.onnx")
+            model = onnx.load(str(path))
+            perturb(model, rng)
+            onnx.save(
+                model, str(target), save_as_external_data=size > _INLINE, location=f"data{copy}"
+            )
+            del model
+            made.append(runtime.session(target, threads=threads))
+        yield Doubles(optimized, tuple(made), seed)
+
+
+def _bytes(model: onnx.ModelProto) -> int:
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def perturb(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Move the float coefficients of linear and normalizing nodes by −1, 0 or 1 ulp, in place.
+
+    Other constants stay: moving the scales of a Resize could change a shape.
+    """
+    read = {
+        name for node in model.graph.node if node.op_type in _COEFFICIENTS_OF for name in node.input
+    }
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    tensors += [
+        attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.output[0] in read
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    for tensor in tensors:
+        if tensor.data_type in NARROW:
+            moved = one_ulp(numpy_helper.to_array(tensor), rng)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+
+
+def one_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`array`, each normal number of which is moved by −1, 0 or 1 unit in the last place.
+
+    Floats are ordered like their bits, so one unit is one bit step. Zeros, subnormals, the
+    largest numbers and non-finite ones stay. Other types come back as they are.
+    """
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        return array
+    values = np.ascontiguousarray(array).reshape(array.shape)
+    limits = onnx_limits(array.dtype)
+    with np.errstate(over="ignore"):
+        size = np.abs(values.astype(np.float64))
+    movable = (size > 2 * limits[0]) & (size < limits[1] / 2)
+    bits = values.view(f"i{array.dtype.itemsize}")
+    steps = rng.integers(-1, 2, array.shape).astype(bits.dtype)
+    moved: np.ndarray = np.where(movable, bits + steps, bits).astype(bits.dtype)
+    return moved.view(array.dtype)
+
+
+def onnx_limits(dtype: np.dtype) -> tuple[float, float, float]:
+    """Smallest normal number, largest number and unit roundoff u of a float type."""
+    if dtype.name == "bfloat16":
+        return 2.0**-126, float(np.finfo(np.float32).max) * (1 - 2.0**-9), 2.0**-8
+    info = np.finfo(dtype)
+    return float(info.smallest_normal), float(info.max), float(info.eps) / 2
+
+
+def runs(
+    changed: Doubles, feeds: Mapping[str, np.ndarray], *, repeats: int = 1
+) -> Iterator[dict[str, Any]]:
+    """The outputs of each changed copy; one that fails on these inputs is left out.
+
+    Each repeat nudges the inputs anew, which rolls the dice of every rounding that follows. An
+    output of few elements needs several: the error of a single number is near zero by chance
+    every so often, and then no yardstick.
+    """
+    rng = np.random.default_rng(changed.seed)
+    for repeat in range(repeats):
+        nudged = {name: one_ulp(np.asarray(array), rng) for name, array in feeds.items()}
+        for session, inputs in (
+            (changed.optimized, nudged if repeat else feeds),
+            (changed.perturbed[repeat % len(changed.perturbed)], nudged),
+        ):
+            if session is None:
+                continue
+            try:
+                yield runtime.run(session, inputs)
+            except NormSurgeryError:
+                continue

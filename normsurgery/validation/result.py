@@ -1,0 +1,83 @@
+"""What a comparison of two models found: for people, for JSON, and for an exit status."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from normsurgery.validation.compare import Comparison, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """One output over all input sets: `comparisons` pairs with `Parity.sets`."""
+
+    name: str
+    status: Status
+    ratio: float | None
+    note: str
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict on two models.
+
+    Attributes:
+        outputs: per output of the reference, and per output that only the candidate has.
+        sets: what each input set was, such as ``normal, seed 0, x (1, 3, 64, 64)``.
+        bound: the ratio up to which an output passes.
+        oracle: the yardstick, ``float64`` or ``noise floor``.
+        reason: why there is no float64 oracle, if there is none.
+        runtime: what ran the models, such as ``onnxruntime CPU 1.32``.
+
+    """
+
+    outputs: tuple[OutputParity, ...]
+    sets: tuple[str, ...]
+    bound: float
+    oracle: str
+    reason: str
+    runtime: str
+
+    @property
+    def ok(self) -> bool:
+        """Every output passed; an inconclusive one did not."""
+        return bool(self.outputs) and all(o.status is Status.PASSED for o in self.outputs)
+
+    def worst(self) -> OutputParity | None:
+        """The output to look at first: a failed one, then an inconclusive, then by ratio."""
+        rank = {Status.FAILED: 2, Status.INCONCLUSIVE: 1, Status.PASSED: 0}
+        return max(self.outputs, key=lambda o: (rank[o.status], o.ratio or 0.0), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: plain types only."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        worst = self.worst()
+        words = {Status.FAILED: "FAILED", Status.INCONCLUSIVE: "inconclusive", Status.PASSED: "ok"}
+        parts = [words[worst.status] if worst else "inconclusive", self.runtime]
+        parts.append(f"{len(self.sets)} input set{'' if len(self.sets) == 1 else 's'}")
+        if worst and worst.ratio is not None:
+            parts.append(f"worst ratio {worst.ratio:.3g} ({worst.name})")
+        parts.append("float64 oracle" if not self.reason else f"{self.oracle} ({self.reason})")
+        line = f"parity: {', '.join(parts)}"
+        if worst and worst.status is not Status.PASSED:
+            line += f"; {worst.name}: {worst.note}"
+        return " ".join(line.split())
+
+
+def sum_up(name: str, comparisons: Sequence[Comparison]) -> OutputParity:
+    """Failed if one failed; passed if one passed; else there was nothing to compare."""
+    kinds = [comparison.status for comparison in comparisons]
+    status = next(s for s in (Status.FAILED, Status.PASSED, Status.INCONCLUSIVE) if s in kinds)
+    ratios = [c.ratio for c in comparisons if c.ratio is not None]
+    note = next((c.note for c in comparisons if c.status is status and c.note), "")
+    if status is Status.INCONCLUSIVE:
+        note = f"{note} on every input set"
+    return OutputParity(name, status, max(ratios, default=None), note, tuple(comparisons))

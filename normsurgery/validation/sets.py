@@ -1,0 +1,107 @@
+"""Input sets for a comparison, made one at a time, and what comes out, as flat arrays."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normsurgery.errors import NormSurgeryError
+from normsurgery.validation.inputs import KINDS, generate
+from normsurgery.validation.shapes import InputSpec, fit, resolve, specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import onnx
+
+    Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """A set that is made when `make` is called: the same one at every call."""
+
+    label: str
+    make: Callable[[], Feeds]
+
+
+def input_sets(
+    model: onnx.ModelProto,
+    attempt: Callable[[dict[str, np.ndarray]], object],
+    count: int,
+    seed: int,
+    *,
+    feeds: Sequence[Feeds] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Iterator[InputSet]:
+    """`count` sets of different distributions, or the caller's own `feeds`.
+
+    Every second set has a batch of 2, where the batch is dynamic and the model takes it: a
+    wrong broadcast over axis 0 shows only then.
+
+    Raises:
+        NormSurgeryError: the model runs with none of the shapes that were tried.
+        UsageError: no inputs can be made, or `shapes` does not fit.
+
+    """
+    if feeds is not None:
+        for index, given in enumerate(feeds):
+            yield InputSet(_label(f"given {index}", given), functools.partial(dict, given))
+        return
+    wanted = specs(model)
+    single = _shapes(wanted, attempt, 1, shapes)
+    double = single
+    if count > 1 and any(spec.shape and isinstance(spec.shape[0], str) for spec in wanted):
+        try:
+            double = _shapes(wanted, attempt, 2, shapes)
+        except NormSurgeryError:
+            double = single
+    for index in range(count):
+        chosen = double if index % 2 else single
+        kind = KINDS[index % len(KINDS)]
+        make = functools.partial(_generate, wanted, chosen, kind, seed + index)
+        described = ", ".join(f"{name} {shape}" for name, shape in chosen.items())
+        yield InputSet(f"{kind}, seed {seed + index}, {described}", make)
+
+
+def flatten(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Named arrays out of whatever a model gives: elements of sequences and maps get names."""
+    return dict(_flat(outputs.items()))
+
+
+def _flat(items: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in items:
+        if isinstance(value, dict):
+            yield from _flat((f"{name}[{key!r}]", inner) for key, inner in value.items())
+        elif isinstance(value, list):
+            yield from _flat((f"{name}[{index}]", inner) for index, inner in enumerate(value))
+        else:
+            yield name, np.asarray(value)
+
+
+def _shapes(
+    wanted: Sequence[InputSpec],
+    attempt: Callable[[dict[str, np.ndarray]], object],
+    batch: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> dict[str, tuple[int, ...]]:
+    if all(isinstance(dim, int) for spec in wanted for dim in spec.shape):
+        return resolve(wanted, shapes=shapes)
+
+    def attempt_in(chosen: Mapping[str, tuple[int, ...]]) -> object:
+        return attempt(generate(wanted, chosen, "normal", np.random.default_rng(0)))
+
+    return fit(wanted, attempt_in, batch=batch, shapes=shapes)
+
+
+def _generate(
+    wanted: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], kind: str, seed: int
+) -> Feeds:
+    return generate(wanted, shapes, kind, np.random.default_rng(seed))
+
+
+def _label(title: str, feeds: Feeds) -> str:
+    return ", ".join([title, *(f"{name} {np.shape(array)}" for name, array in feeds.items())])

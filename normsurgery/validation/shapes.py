@@ -1,0 +1,179 @@
+"""Which inputs a model wants fed, and in which shapes it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto
+
+from normsurgery.errors import NormSurgeryError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import onnx
+
+LADDER = (64, 32, 224, 16, 8, 128, 1)
+"""Sizes tried for the dynamic dimensions other than the batch, until the model runs."""
+
+_VOLUME_LADDER = (32, 16, 64, 8, 1)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One graph input that somebody has to feed.
+
+    Attributes:
+        name: of the graph input.
+        elem_type: its ``TensorProto`` type.
+        shape: a size, or the name of a dynamic dimension ("" for an anonymous one), per axis.
+        channels: the size of axis 1 that a convolution reading it expects, if any does.
+        rows: how many rows a table holds that it indexes (Gather), if it does.
+
+    """
+
+    name: str
+    elem_type: int
+    shape: tuple[int | str, ...]
+    channels: int | None = None
+    rows: int | None = None
+
+
+def specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """The inputs of `model`, without those that an initializer gives a default.
+
+    Args:
+        model: weights need not be loaded; only the shapes of initializers are read.
+
+    Raises:
+        UsageError: an input is not a tensor of known rank, or is of a type nobody can invent.
+
+    """
+    graph = model.graph
+    dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    made = []
+    for info in graph.input:
+        if info.name in dims:
+            continue
+        tensor = info.type.tensor_type
+        if not info.type.HasField("tensor_type") or tensor.elem_type == TensorProto.STRING:
+            raise UsageError(f"input {info.name!r} is not a tensor of numbers: give inputs for it")
+        if not tensor.HasField("shape"):
+            raise UsageError(f"input {info.name!r} has no declared rank: give inputs for it")
+        shape = tuple(
+            dim.dim_value if dim.dim_value > 0 else dim.dim_param for dim in tensor.shape.dim
+        )
+        readers = [node for node in graph.node if info.name in node.input[:2]]
+        made.append(
+            InputSpec(
+                info.name,
+                tensor.elem_type,
+                shape,
+                channels=next(_channels(info.name, readers, dims), None),
+                rows=next(_rows(info.name, readers, dims), None),
+            )
+        )
+    return tuple(made)
+
+
+def resolve(
+    wanted: Sequence[InputSpec],
+    *,
+    batch: int = 1,
+    size: int = 64,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """A concrete shape per input: `batch` for a dynamic first axis, `size` for the others.
+
+    A dimension name means one size everywhere. `shapes` overrides whole shapes by input name
+    and decides the named dimensions that it covers for the other inputs.
+
+    Raises:
+        UsageError: `shapes` names no input, or is of another rank or at odds with a fixed size.
+
+    """
+    given = dict(shapes or {})
+    unknown = sorted(set(given) - {spec.name for spec in wanted})
+    if unknown:
+        raise UsageError(f"the model has no input {unknown[0]!r} to give a shape")
+    known: dict[str, int] = {}
+    for spec in wanted:
+        if spec.name in given:
+            _learn(spec, tuple(given[spec.name]), known)
+    resolved = {}
+    for spec in wanted:
+        shape = []
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+                continue
+            default = batch if axis == 0 else size
+            if axis == 1 and spec.channels:
+                default = spec.channels
+            elif axis == 1 and len(spec.shape) > 3 and not isinstance(spec.shape[-1], int):
+                default = 3  # an image of unknown channels; with a fixed last axis it is NHWC
+            shape.append(known.setdefault(dim, default) if dim else default)
+        resolved[spec.name] = tuple(given.get(spec.name, shape))
+    return resolved
+
+
+def fit(
+    wanted: Sequence[InputSpec],
+    attempt: Callable[[dict[str, tuple[int, ...]]], object],
+    *,
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The first shapes of the ladder in which `attempt`, a run of the model, succeeds.
+
+    Raises:
+        NormSurgeryError: as `attempt` raises it for the first shapes, if none are taken.
+
+    """
+    volume = any(len(spec.shape) > 4 for spec in wanted)
+    first: NormSurgeryError | None = None
+    tried = []
+    for size in _VOLUME_LADDER if volume else LADDER:
+        candidate = resolve(wanted, batch=batch, size=size, shapes=shapes)
+        if candidate in tried:
+            continue
+        tried.append(candidate)
+        try:
+            attempt(candidate)
+        except NormSurgeryError as failure:
+            first = first or failure
+        else:
+            return candidate
+    raise first or UsageError("the model has no shapes to try")
+
+
+def _learn(spec: InputSpec, shape: tuple[int, ...], known: dict[str, int]) -> None:
+    fits = len(shape) == len(spec.shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(spec.shape, shape, strict=True)
+    )
+    if not fits or min(shape, default=1) < 1:
+        raise UsageError(f"input {spec.name!r} is {spec.shape}, which {shape} does not fit")
+    named = zip(spec.shape, shape, strict=True)
+    known |= {dim: size for dim, size in named if isinstance(dim, str) and dim}
+
+
+def _channels(
+    name: str, readers: Sequence[onnx.NodeProto], dims: Mapping[str, tuple[int, ...]]
+) -> Iterator[int]:
+    for node in readers:
+        weight = dims.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type == "Conv" and node.input[0] == name and weight:
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            yield weight[1] * group
+        elif node.op_type == "BatchNormalization" and weight:
+            yield weight[0]
+
+
+def _rows(
+    name: str, readers: Sequence[onnx.NodeProto], dims: Mapping[str, tuple[int, ...]]
+) -> Iterator[int]:
+    for node in readers:
+        if node.op_type == "Gather" and node.input[1] == name and node.input[0] in dims:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            yield dims[node.input[0]][axis]

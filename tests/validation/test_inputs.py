@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from validate.nets import conv_bn_net, graph
+
+from normsurgery.errors import InvalidModelError, UsageError
+from normsurgery.validation.inputs import KINDS, generate
+from normsurgery.validation.sets import flatten, input_sets
+from normsurgery.validation.shapes import fit, resolve, specs
+
+
+def test_initializers_listed_as_inputs_are_no_inputs():
+    model = graph("g (float[2] x, float[2] w) => (float[2] y) {y = Add(x, w)}",
+                  w=np.zeros(2, np.float32))  # fmt: skip
+    assert [spec.name for spec in specs(model)] == ["x"]
+
+
+def test_dynamic_dimensions():
+    model = graph("g (float[N,C,H,W] x, float[N,H] m, int64[?] k) => (float[?] y) {y = Relu(x)}")
+    got = resolve(specs(model), batch=2, size=16)
+    assert got == {"x": (2, 3, 16, 16), "m": (2, 16), "k": (2,)}
+
+
+def test_channels_come_from_the_convolution_that_reads_the_input():
+    model = graph("g (float[N,C,H,W] x) => (float[?] y) {y = Conv<group = 2>(x, w)}",
+                  w=np.zeros((4, 3, 1, 1), np.float32))  # fmt: skip
+    assert resolve(specs(model), size=8) == {"x": (1, 6, 8, 8)}
+
+
+def test_nhwc_images_keep_their_height():
+    model = graph("g (float[N,H,W,3] x) => (float[?] y) {y = Relu(x)}")
+    assert resolve(specs(model), size=8) == {"x": (1, 8, 8, 3)}
+
+
+def test_given_shapes_decide_named_dimensions():
+    model = graph("g (float[N,3,S,S] x, float[N,S] m) => (float[?] y) {y = Relu(x)}")
+    got = resolve(specs(model), shapes={"x": (4, 3, 24, 24)})
+    assert got == {"x": (4, 3, 24, 24), "m": (4, 24)}
+
+
+@pytest.mark.parametrize("shapes", [{"z": (1,)}, {"x": (1, 4, 8)}, {"x": (1, 3)}, {"x": (0, 3, 8)}])
+def test_given_shapes_must_fit(shapes):
+    model = graph("g (float[N,3,S] x) => (float[?] y) {y = Relu(x)}")
+    with pytest.raises(UsageError):
+        resolve(specs(model), shapes=shapes)
+
+
+def test_strings_and_unknown_ranks_are_for_the_user():
+    for text in ("string[2] x", "seq(float[2]) x"):
+        with pytest.raises(UsageError, match="give inputs"):
+            specs(graph(f"g ({text}) => (float[2] y) {{y = Identity(x)}}"))
+    model = graph("g (float[2] x) => (float[2] y) {y = Relu(x)}")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(UsageError, match="rank"):
+        specs(model)
+
+
+def test_the_ladder_is_climbed_until_the_model_runs():
+    wanted = specs(conv_bn_net())
+    assert fit(wanted, lambda _: None) == {"x": (1, 3, 16, 16)}
+    model = graph("g (float[N,3,H,W] x) => (float[?] y) {y = Relu(x)}")
+    seen = []
+
+    def attempt(shapes):
+        seen.append(shapes["x"][2])
+        if shapes["x"][2] != 224:
+            raise InvalidModelError("must be 224")
+
+    assert fit(specs(model), attempt) == {"x": (1, 3, 224, 224)}
+    assert seen[-1] == 224
+    with pytest.raises(InvalidModelError, match="never"):
+        fit(specs(model), lambda _: (_ for _ in ()).throw(InvalidModelError("never")))
+
+
+def test_sets_are_seeded_and_each_is_of_another_kind():
+    model = graph("g (float[N,3,16,16] x) => (float[?] y) {y = Relu(x)}")
+    twice = [list(input_sets(model, lambda _: None, 6, 7)) for _ in range(2)]
+    for one, other in zip(*twice, strict=True):
+        assert one.label == other.label
+        assert np.array_equal(one.make()["x"], other.make()["x"])
+    labels = [one.label.split(",")[0] for one in twice[0]]
+    assert labels == list(KINDS)
+    batches = [one.make()["x"].shape[0] for one in twice[0]]
+    assert batches == [1, 2, 1, 2, 1, 2]
+
+
+def test_a_model_that_takes_one_image_gets_one():
+    model = graph("g (float[N,3,4,4] x) => (float[?] y) {y = Relu(x)}")
+
+    def attempt(feeds):
+        if feeds["x"].shape[0] != 1:
+            raise InvalidModelError("one only")
+
+    assert [s.make()["x"].shape[0] for s in input_sets(model, attempt, 3, 0)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds(kind):
+    model = graph("g (float[1,3,32,32] x, float16[5] h) => (float[?] y) {y = Relu(x)}")
+    wanted = specs(model)
+    got = generate(wanted, resolve(wanted), kind, np.random.default_rng(0))
+    x = got["x"]
+    assert x.dtype == np.float32
+    assert got["h"].dtype == np.float16
+    assert np.isfinite(x).all()
+    size = float(np.sqrt(np.mean(np.square(x))))
+    low, high = {"large": (8, 12), "small": (0.08, 0.12), "normal": (0.9, 1.1)}.get(
+        kind, (0.2, 1.6)
+    )
+    assert low < size < high
+    if kind == "smooth":
+        assert np.abs(np.diff(x, axis=-1)).mean() < 0.4 * x.std()
+
+
+def test_integers_and_booleans_are_in_range():
+    model = graph("""g (int64[2,50] ids, bool[9] b, uint8[1,40,40,3] p, int64 k, int32[4,4] m)
+        => (float[?] y) {y = Gather(table, ids)}""")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((11, 2), np.float32), "table"))
+    wanted = specs(model)
+    got = generate(wanted, resolve(wanted), "normal", np.random.default_rng(0))
+    assert got["ids"].dtype == np.int64
+    assert got["ids"].min() >= 0
+    assert 1 < got["ids"].max() < 11
+    assert got["b"].dtype == bool
+    assert got["p"].max() > 200
+    assert got["k"] == 1
+    assert set(np.unique(got["m"])) <= {0, 1}
+
+
+def test_sequences_and_maps_are_flattened():
+    one = np.ones(1)
+    assert set(flatten({"a": one, "s": [one, one], "m": [{1: 0.5}]})) == {
+        "a", "s[0]", "s[1]", "m[0][1]",
+    }  # fmt: skip
