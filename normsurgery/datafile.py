@@ -55,9 +55,9 @@ def moved_out(
             sha1 = {"checksum": _digest(file, "sha1")} if checksum else {}
             for tensor, index in tensors:
                 _point(tensor, {"location": data_path.name} | places[index] | sha1)
-            if not os.path.lexists(data_path):
+            if not _holds(data_path, digest):  # else it stays: an older output may be mapped
                 undo.callback(_remove_unused, data_path, path, before)
-            atomic.commit(file, name, data_path)
+                atomic.commit(file, name, data_path)
         yield data_path
         undo.pop_all()
 
@@ -84,6 +84,14 @@ def _write(payload: Payload, file: BinaryIO) -> dict[str, str]:
     offset = file.tell()
     payload.write(file)
     return {"offset": str(offset), "length": str(payload.nbytes)}
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a file of this content is there, of the kind that loading accepts."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def _remove_unused(data_path: Path, path: Path, before: tuple[int, ...] | None) -> None:

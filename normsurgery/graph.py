@@ -239,8 +239,20 @@ class Scope:
             self.inputs.add(name)
         return name
 
-    def replace_computed(self, name: str, value: Computed) -> bool:
-        """Give ``name`` another value in place, if it is a computed tensor with one reader."""
+    def set_constant(self, node: NodeProto, slot: int, wanted: str, value: Computed) -> str:
+        """Make input ``slot`` of ``node`` the constant ``value``; return its name.
+
+        In place where the input is a computed tensor of this node alone; else under a new name
+        derived from ``wanted``.
+        """
+        old = node.input[slot] if slot < len(node.input) else ""
+        if self._replace_computed(old, value):
+            return old
+        name = self.add_constant(wanted, value)
+        self.set_input(node, slot, name)
+        return name
+
+    def _replace_computed(self, name: str, value: Computed) -> bool:
         tensor = self.initializers.get(name)
         payload = tensor and self.graph.store.payload(tensor)
         if tensor is None or not isinstance(payload, Computed) or not self.only_reader(name):

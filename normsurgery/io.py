@@ -183,6 +183,8 @@ def check_output(path: Path, *, force: bool) -> None:
     Raises ``ModelIOError``, ``OutputExistsError``.
     """
     try:
+        if "\0" in path.name:
+            raise ModelIOError(f"cannot write {path}: its name has a null byte")
         if not path.parent.is_dir():
             raise ModelIOError(f"cannot write {path}: there is no folder {path.parent}")
         if path.exists() and not path.is_file():

@@ -22,6 +22,15 @@ class Folded:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """Two branches that met in an Add and are one Conv now: the Add, and the Conv's label."""
+
+    node: str
+    into: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kept:
     """One normalization that stays: the slug of the reason, and the obstacle by name."""
 
@@ -51,6 +60,7 @@ class FoldReport:
     before: int = 0
     after: int = 0
     folded: list[Folded] = field(default_factory=list)
+    merged: list[Merged] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ STORED: list[Callable[[int, bytes], TensorProto]] = [
     lambda n, raw: Types(data_type=Types.BFLOAT16, int32_data=raw[:n]),
     lambda n, raw: Types(data_type=Types.INT64, int64_data=[b << 40 for b in raw[:n]]),
     lambda n, raw: Types(data_type=Types.UINT64, uint64_data=raw[:n]),
-    lambda n, raw: Types(data_type=Types.STRING, string_data=[raw[:3]] * n),
+    lambda n, raw: Types(data_type=Types.STRING, string_data=[raw[:3].hex().encode()] * n),
 ]
 
 

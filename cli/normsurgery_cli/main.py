@@ -77,6 +77,8 @@ def run() -> int:
         return 141
     except NormSurgeryError as error:
         return _fail(error.code, str(error), error.exit_status)
+    except OSError as error:  # a full disk under a temporary file, say
+        return _fail("NS-E400", str(error), 4)
     except MemoryError:
         return _fail("NS-E400", "out of memory", 4)
     except Exception as error:

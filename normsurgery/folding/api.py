@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from normsurgery import io, models
 from normsurgery.constants import Limits
-from normsurgery.folding import apply, plan, table
+from normsurgery.folding import apply, branches, plan, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.nodes import label
 from normsurgery.payloads import Computed
-from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept
+from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept, Merged
 from normsurgery.tensors import tensors_in
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def fold(
     freeze_inputs: bool = False,
     max_constant_bytes: int = Limits.nbytes,
 ) -> FoldResult:
-    """Fold every BatchNormalization that algebra allows into the linear layer before it.
+    """Fold every affine map per channel that algebra allows into the linear layers around it.
 
     model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
     freeze_inputs: fold initializers that are graph inputs too, which a caller could override.
@@ -85,38 +85,57 @@ def fold(
     graph = Graph(content, freeze_inputs=freeze_inputs)
     limits = Limits(max_constant_bytes)
     report = FoldReport(before=_count(graph))
-    for scope in graph.scopes:
-        for node in list(scope.live()):
-            if id(node) not in scope.dead:  # may have gone with an earlier one
-                _fold_node(scope, node, limits, report)
+    kept: dict[int, Kept] = {}
+    while _pass(graph, limits, report, kept):
+        pass  # what stayed may go now: a path opened, or branches became one
+    report.kept = [kept[id(n)] for s in graph.scopes for n in s.live() if id(n) in kept]
     graph.finish()
     report.after = _count(graph)
     models.stamp(content, "fold")
     return FoldResult(report, content, form)
 
 
-def _fold_node(scope: Scope, node: NodeProto, limits: Limits, report: FoldReport) -> None:
+def _pass(graph: Graph, limits: Limits, report: FoldReport, kept: dict[int, Kept]) -> bool:
+    """Try every node once; return whether anything changed."""
+    before = len(report.folded) + len(report.merged)
+    for scope in graph.scopes:
+        for node in list(scope.live()):
+            if id(node) in scope.dead:  # gone with an earlier one
+                continue
+            merged = branches.merge(scope, node, limits)
+            if merged is not None:
+                report.merged.append(Merged(_name(node), label(merged[0]), tuple(merged[1])))
+            else:
+                _fold_node(scope, node, limits, report, kept)
+    return len(report.folded) + len(report.merged) > before
+
+
+def _fold_node(
+    scope: Scope, node: NodeProto, limits: Limits, report: FoldReport, kept: dict[int, Kept]
+) -> None:
     recognise = table.load().sources.get(node.op_type)
     if recognise is None or not scope.is_onnx(node):
         return
-    op_type, name = node.op_type, label(node)
+    op_type, name = node.op_type, _name(node)
     found = plan.refuse_foreign(scope, node) or recognise(scope, node, limits)
     if found is None:
         return
     outcome = found if isinstance(found, Obstacle) else _fold_source(scope, found, limits)
-    plain = node.name or next((o for o in node.output if o), name)
-    if isinstance(outcome, Obstacle):
-        if op_type not in NORMALIZATIONS:  # a lone Mul or Add that stays is nothing to report
-            return
-        report.kept.append(Kept(plain, op_type, outcome.reason, outcome.text))
-        return
-    into = tuple(label(n) for n in outcome.into)
-    report.folded.append(Folded(plain, op_type, into, outcome.tensors, outcome.shift_left))
+    if not isinstance(outcome, Obstacle):
+        into = tuple(label(n) for n in outcome.into)
+        folded = Folded(name, op_type, into, outcome.tensors, outcome.shift_left)
+        report.folded.append(folded)
+    elif op_type in NORMALIZATIONS:  # a lone Mul or Add that stays is nothing to report
+        kept[id(node)] = Kept(name, op_type, outcome.reason, outcome.text)
 
 
 def _fold_source(scope: Scope, source: Source, limits: Limits) -> Applied | Obstacle:
     found = plan.plan(scope, source, limits)
     return found if isinstance(found, Obstacle) else apply.apply(scope, found)
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or next((o for o in node.output if o), label(node))
 
 
 def _count(graph: Graph) -> int:

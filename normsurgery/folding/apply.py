@@ -56,12 +56,7 @@ def _edit(scope: Scope, edit: Edit) -> str:
     for name, number in edit.set_ints.items():
         remove_attribute(edit.node, name)
         edit.node.attribute.add(name=name, type=AttributeProto.INT, i=number)
-    old = edit.node.input[edit.slot] if edit.slot < len(edit.node.input) else ""
-    if scope.replace_computed(old, edit.tensor):
-        return old
-    name = scope.add_constant(edit.wanted, edit.tensor)
-    scope.set_input(edit.node, edit.slot, name)
-    return name
+    return scope.set_constant(edit.node, edit.slot, edit.wanted, edit.tensor)
 
 
 def _shift_constant(scope: Scope, plan: Plan) -> Edit | Obstacle | None:

@@ -58,7 +58,7 @@ def plan(scope: Scope, source: Source, limits: Limits) -> Plan | Obstacle:
         edits = _path(scope, scale, limits, forwards=False)
         if not isinstance(edits, Obstacle):
             return Plan(source, edits, forwards=False, left=source.affine.shift_only())
-    return backwards
+    return replace(backwards, text=f"{backwards.text}; forwards, {forwards.text}")
 
 
 def _add_is_cheaper(scope: Scope, source: Source) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from normsurgery import dtypes
 from normsurgery.folding import obstacles
-from normsurgery.payloads import blocks_of
+from normsurgery.payloads import BLOCK, blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,9 @@ def check(edits: Iterable[Edit]) -> Obstacle | None:
 def peak(tensor: Computed) -> dtypes.Float64:
     """Return the largest magnitude of the unrounded values that share each factor."""
     if not tensor.factors:
-        return np.abs(tensor.float64())
+        if tensor.base.size <= BLOCK:
+            return np.abs(tensor.float64())
+        return np.array([np.abs(block).max() for block in tensor.blocks()])
     shape = np.broadcast_shapes(*(f.shape for f in tensor.factors))
     result = _peak_of_base(tensor, shape)
     with np.errstate(over="ignore", invalid="ignore"):

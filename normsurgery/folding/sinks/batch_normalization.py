@@ -49,7 +49,7 @@ def batch_normalization_of_affine(site: Site) -> tuple[Edit, ...] | Obstacle:
     refused = inference_mode(site.scope, site.node)
     if refused is not None:
         return refused
-    if site.source.op_type == "BatchNormalization":
+    if site.source.op_type == "BatchNormalization" and site.value == site.source.output[0]:
         # the later of two merges into the earlier, whose statistics are those of its input
         return obstacles.not_linear(site.node)
     if site.axis != 1 or site.slot != 0:

@@ -1,0 +1,259 @@
+"""Parallel linear branches that meet in an Add collapse into one Conv.
+
+RepVGG trains ``BN(conv3×3(x)) + BN(conv1×1(x)) + BN(x)``; ACNet, MobileOne and DBB are alike. Once
+the BNs are folded, each branch is a convolution of the same x, and a sum of convolutions is the
+convolution with the sum of the kernels, each laid where its taps fall. Source: RepVGG
+(https://arxiv.org/abs/2101.03697), section 3.3.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto, NodeProto
+
+from normsurgery.constants import Constant, constant_of
+from normsurgery.folding import representable, table
+from normsurgery.folding.plan import refuse_foreign
+from normsurgery.folding.sinks.parts import bias_name, derived, has_input, slabs
+from normsurgery.folding.table import Edit, Source
+from normsurgery.nodes import attribute, int_attribute, remove_attribute
+from normsurgery.payloads import Computed
+
+if TYPE_CHECKING:
+    from normsurgery.affine import ChannelAffine
+    from normsurgery.constants import Limits
+    from normsurgery.dtypes import Float64
+    from normsurgery.graph import Scope
+
+# A tap of a kernel reads the input at output·stride + offset, offset = dilation·tap − pad.
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the taps of a convolution fall, per spatial axis.
+
+    excess: ``pads − dilation·(kernel − 1)``, which decides the output's size.
+    """
+
+    first: tuple[int, ...]
+    step: tuple[int, ...]
+    taps: tuple[int, ...]
+    stride: tuple[int, ...]
+    excess: tuple[int, ...]
+    group: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One operand of the Add, as a convolution of ``value``.
+
+    weight: (C_out, C_in/group, …) or None for a map per channel (``affine``; None is identity).
+    """
+
+    value: str
+    node: NodeProto | None
+    geometry: Geometry | None = None
+    weight: Constant | None = None
+    bias: Constant | None = None
+    affine: ChannelAffine | None = None
+
+
+def merge(scope: Scope, node: NodeProto, limits: Limits) -> tuple[NodeProto, list[str]] | None:
+    """Merge the two operands of the Add ``node`` into one Conv, if they are branches of one value.
+
+    Return the Conv and the names of its new tensors; None, and nothing changed, where that is not
+    exact, or would make the kernel larger than those it replaces.
+    """
+    if node.op_type not in {"Add", "Sum"} or len(node.input) != 2:
+        return None
+    if node.input[0] == node.input[1] or refuse_foreign(scope, node) is not None:
+        return None
+    pairs = _pairs(scope, node, limits)
+    found = next(((c, o) for c, o in pairs if c.value == o.value), None)
+    if found is None:
+        return None
+    conv, other = found
+    union = _union(conv, other)
+    if union is None or conv.weight is None or conv.node is None:
+        return None
+    kernel = _kernel(conv, other, union)
+    bias = _bias(conv, other)
+    edits = [Edit(conv.node, 1, kernel, derived(conv.weight.name))]
+    if bias is not None:
+        old = conv.bias.name if conv.bias is not None else None
+        wanted = derived(old) if old else bias_name(conv.weight.name)
+        edits.append(Edit(conv.node, 2, bias, wanted))
+    if representable.check(edits) is not None:
+        return None
+    _set_geometry(conv.node, union)
+    names = [scope.set_constant(e.node, e.slot, e.wanted, e.tensor) for e in edits]
+    scope.bypass(node, list(node.input).index(conv.node.output[0]))
+    return conv.node, names
+
+
+def _pairs(scope: Scope, node: NodeProto, limits: Limits) -> list[tuple[Branch, Branch]]:
+    """Return the ways to read the operands as a Conv and something to add to it."""
+    pairs = []
+    for i in (0, 1):
+        conv = _conv(scope, node.input[i], limits)
+        if conv is None:
+            continue
+        name = node.input[1 - i]
+        others = [_conv(scope, name, limits), _affine(scope, name, limits), Branch(name, None)]
+        pairs += [(conv, other) for other in others if other is not None]
+    return pairs
+
+
+def _conv(scope: Scope, name: str, limits: Limits) -> Branch | None:
+    """Read the value as a Conv with constant weight and bias that nobody else reads."""
+    node = scope.producer.get(name)
+    if node is None or node.op_type != "Conv" or not scope.only_reader(name):
+        return None
+    if refuse_foreign(scope, node) is not None:
+        return None
+    W = constant_of(scope, node.input[1], limits)
+    B = constant_of(scope, node.input[2], limits) if has_input(node, 2) else None
+    if not isinstance(W, Constant) or not (B is None or isinstance(B, Constant)):
+        return None
+    geometry = _geometry(node, W.shape)
+    return None if geometry is None else Branch(node.input[0], node, geometry, W, B)
+
+
+def _affine(scope: Scope, name: str, limits: Limits) -> Branch | None:
+    """Read the value as a map per channel, such as RepVGG's identity branch with its BN."""
+    node = scope.producer.get(name)
+    recognise = None if node is None else table.load().sources.get(node.op_type)
+    if node is None or recognise is None or not scope.only_reader(name):
+        return None
+    found = refuse_foreign(scope, node) or recognise(scope, node, limits)
+    if not isinstance(found, Source) or not found.sure:
+        return None
+    if found.axis != 1 and not found.affine.uniform:
+        return None
+    return Branch(found.value, node, affine=found.affine)
+
+
+def _geometry(node: NodeProto, shape: tuple[int, ...]) -> Geometry | None:
+    auto_pad = attribute(node, "auto_pad")
+    if auto_pad is not None and auto_pad.s not in {b"", b"NOTSET"}:
+        return None
+    n = len(shape) - 2
+
+    def ints(name: str, default: int, count: int) -> tuple[int, ...]:
+        found = attribute(node, name)
+        return tuple(found.ints) if found is not None else (default,) * count
+
+    step, stride, pads = ints("dilations", 1, n), ints("strides", 1, n), ints("pads", 0, 2 * n)
+    taps = shape[2:]
+    if len(pads) != 2 * n or len(step) != n or len(stride) != n:
+        return None
+    step = tuple(1 if k == 1 else s for k, s in zip(taps, step, strict=True))
+    excess = tuple(
+        pads[i] + pads[i + n] - s * (k - 1) for i, (k, s) in enumerate(zip(taps, step, strict=True))
+    )
+    first = tuple(-pad for pad in pads[:n])
+    return Geometry(first, step, taps, stride, excess, int_attribute(node, "group", 1))
+
+
+def _union(conv: Branch, other: Branch) -> Geometry | None:
+    """Return the geometry of the sum of two branches, or None if there is none worth having."""
+    a = conv.geometry
+    if a is None or conv.weight is None:
+        return None
+    n = len(a.taps)
+    b = other.geometry
+    if b is None:  # a map per channel: one tap at offset 0, as many channels out as in
+        if conv.weight.shape[0] != conv.weight.shape[1] * a.group:
+            return None
+        b = Geometry((0,) * n, (1,) * n, (1,) * n, (1,) * n, (0,) * n, a.group)
+        elem_types = {conv.weight.elem_type}
+    else:
+        assert other.weight is not None  # noqa: S101
+        if other.weight.shape[:2] != conv.weight.shape[:2]:
+            return None
+        elem_types = {conv.weight.elem_type, other.weight.elem_type}
+    if len(elem_types) > 1 or (a.stride, a.excess, a.group) != (b.stride, b.excess, b.group):
+        return None
+    first, step, taps = [], [], []
+    for i in range(n):
+        d = a.step[i] if a.taps[i] > 1 else b.step[i]
+        if b.taps[i] > 1 and b.step[i] != d:
+            return None
+        start = min(a.first[i], b.first[i])
+        ends = [g.first[i] + d * (g.taps[i] - 1) for g in (a, b)]
+        if any((g.first[i] - start) % d for g in (a, b)):
+            return None
+        first.append(start)
+        step.append(d)
+        taps.append((max(ends) - start) // d + 1)
+    before = np.prod(a.taps) + (np.prod(b.taps) if other.geometry is not None else 0)
+    if np.prod(taps) > before:
+        return None
+    return Geometry(tuple(first), tuple(step), tuple(taps), a.stride, a.excess, a.group)
+
+
+def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
+    """Return the sum of the kernels in float64, kept in a temporary file as large ones can be."""
+    assert conv.weight is not None  # noqa: S101
+    assert conv.geometry is not None  # noqa: S101
+    shape = (*conv.weight.shape[:2], *union.taps)
+    total = np.memmap(tempfile.TemporaryFile(), np.float64, "w+", shape=shape)  # noqa: SIM115
+    for branch in (conv, other):
+        if branch.weight is not None and branch.geometry is not None:
+            where = _placed(branch.geometry, union)
+            for row, values in slabs(branch.weight.tensor):
+                total[(slice(row, row + len(values)), slice(None), *where)] += values
+        else:
+            affine = branch.affine
+            a = np.ones(shape[0]) if affine is None else _vector(affine, shape[0])[0]
+            channels = np.arange(shape[0])
+            centre: Any = [-start // d for start, d in zip(union.first, union.step, strict=True)]
+            total[(channels, channels % shape[1], *centre)] += a
+    return Computed(total, (), conv.weight.elem_type)
+
+
+def _placed(geometry: Geometry, union: Geometry) -> tuple[slice, ...]:
+    """Return where the taps of ``geometry`` are among those of ``union``."""
+    places = []
+    for at, start, d, k, s in zip(
+        geometry.first, union.first, union.step, geometry.taps, geometry.step, strict=True
+    ):
+        begin, gap = (at - start) // d, s // d if k > 1 else 1
+        places.append(slice(begin, begin + gap * (k - 1) + 1, gap))
+    return tuple(places)
+
+
+def _bias(conv: Branch, other: Branch) -> Computed | None:
+    assert conv.weight is not None  # noqa: S101
+    channels = conv.weight.shape[0]
+    parts: list[Float64] = [b.bias.float64() for b in (conv, other) if b.bias is not None]
+    if other.affine is not None:
+        parts.append(_vector(other.affine, channels)[1])
+    return Computed(np.sum(parts, axis=0), (), conv.weight.elem_type) if parts else None
+
+
+def _vector(affine: ChannelAffine, channels: int) -> tuple[Float64, Float64]:
+    found = affine.of(channels)
+    if found is None:
+        raise AssertionError("a BN of another width than its input")
+    return found.a, found.b
+
+
+def _set_geometry(node: NodeProto, union: Geometry) -> None:
+    """Write kernel, dilations and pads of ``union`` into the Conv."""
+    ends = [
+        e + first + d * (k - 1)
+        for e, first, d, k in zip(union.excess, union.first, union.step, union.taps, strict=True)
+    ]
+    values = {
+        "kernel_shape": list(union.taps),
+        "dilations": list(union.step),
+        "pads": [-first for first in union.first] + ends,
+    }
+    for name, numbers in values.items():
+        remove_attribute(node, name)
+        node.attribute.add(name=name, type=AttributeProto.INTS, ints=numbers)
