@@ -55,12 +55,15 @@ class FoldReport:
     """The outcome of ``fold``.
 
     before, after: numbers of BatchNormalization nodes, bodies and functions included.
+    baked: tensors that were computed at every run. inlined: functions put where they were called.
     """
 
     before: int = 0
     after: int = 0
     folded: list[Folded] = field(default_factory=list)
     merged: list[Merged] = field(default_factory=list)
+    baked: list[str] = field(default_factory=list)
+    inlined: list[str] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ LEVELS = [
     {"content"},
     {"datafile"},
     {"io"},
-    {"graph"},
+    {"graph", "inlining"},
     {"shapes"},
     {"constants"},
     {"models", "report", "runtime"},

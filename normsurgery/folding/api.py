@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import io, models
+from normsurgery import inlining, io, models
 from normsurgery.constants import Limits
-from normsurgery.folding import apply, branches, plan, table
+from normsurgery.folding import apply, baking, branches, plan, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.nodes import label
@@ -69,12 +69,15 @@ def fold(
     *,
     freeze_inputs: bool = False,
     max_constant_bytes: int = Limits.nbytes,
+    max_inlined_nodes: int = inlining.MOST_NODES,
 ) -> FoldResult:
     """Fold every affine map per channel that algebra allows into the linear layers around it.
 
     model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
     freeze_inputs: fold initializers that are graph inputs too, which a caller could override.
     max_constant_bytes: what evaluating one constant may take; models can ask for any size.
+    max_inlined_nodes: local functions with norms or linear layers are put where they are called,
+    unless the main graph would have more nodes than this.
 
     The function computed stays the same: coefficients are formed in float64 and rounded once to
     their tensor's type. What stays is in ``result.report.kept``, each with its first obstacle.
@@ -82,12 +85,16 @@ def fold(
     Raises ``InvalidModelError``, ``GraphError``, ``UnsafeModelError`` or ``ModelIOError``.
     """
     content, form = models.take(model)
-    graph = Graph(content, freeze_inputs=freeze_inputs)
     limits = Limits(max_constant_bytes)
-    report = FoldReport(before=_count(graph))
+    inlined = inlining.inline(content, max_inlined_nodes)
+    graph = Graph(content, freeze_inputs=freeze_inputs)
+    report = FoldReport(before=_count(graph), inlined=inlined)
     kept: dict[int, Kept] = {}
     while _pass(graph, limits, report, kept):
         pass  # what stayed may go now: a path opened, or branches became one
+    for scope in graph.scopes:
+        for node in list(scope.live()):
+            report.baked += baking.bake(scope, node, limits)
     report.kept = [kept[id(n)] for s in graph.scopes for n in s.live() if id(n) in kept]
     graph.finish()
     report.after = _count(graph)

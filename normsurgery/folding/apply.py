@@ -42,6 +42,9 @@ def apply(scope: Scope, plan: Plan) -> Applied | Obstacle:
     source = plan.source
     if left is not None:
         tensors.append(_become_add(scope, source.node, source.slot, left))
+    elif source.reset:
+        for edit in source.reset:
+            _edit(scope, edit)
     elif plan.forwards:
         scope.skip(source.node, source.slot)
     else:

@@ -130,7 +130,7 @@ def _affine(scope: Scope, name: str, limits: Limits) -> Branch | None:
     if node is None or recognise is None or not scope.only_reader(name):
         return None
     found = refuse_foreign(scope, node) or recognise(scope, node, limits)
-    if not isinstance(found, Source) or not found.sure:
+    if not isinstance(found, Source) or not found.sure or found.reset:
         return None
     if found.axis != 1 and not found.affine.uniform:
         return None

@@ -47,6 +47,9 @@ def plan(scope: Scope, source: Source, limits: Limits) -> Plan | Obstacle:
     In this order: all of it backwards; all of it forwards; its scale backwards, with its shift
     left as an Add, where that is cheaper than the source was.
     """
+    if source.reset:
+        found = _path(scope, source, limits, forwards=True)
+        return found if isinstance(found, Obstacle) else Plan(source, found, forwards=True)
     backwards = _path(scope, source, limits, forwards=False)
     if not isinstance(backwards, Obstacle):
         return Plan(source, backwards, forwards=False)

@@ -35,6 +35,8 @@ class Source:
     """An affine map found in a graph: ``output = affine(value)`` on one axis of ``value``.
 
     sure: the value is known to have the map's channels, so that the node does not widen it.
+    reset: for a node that does more than the map: the edits after which it does not do the map.
+    It stays then, and the map can only go forwards.
     """
 
     node: NodeProto
@@ -42,6 +44,7 @@ class Source:
     affine: ChannelAffine
     axis: int = 1
     sure: bool = True
+    reset: tuple[Edit, ...] = ()
 
     @property
     def value(self) -> str:

@@ -130,18 +130,6 @@ def test_scale_of_zero_makes_a_constant_channel() -> None:
     assert_folds(model(**parameters), ["Conv"])
 
 
-def test_inside_a_function_whose_epsilon_varies() -> None:
-    made = onnx.parser.parse_model("""
-    <ir_version: 10, opset_import: ["" : 21, "local" : 1]>
-    g (double[N, 3, 8, 8] x) => (double[N, 3, 8, 8] y)
-      <double[3] s = {1, 2, 3}, double[3] v = {1, 2, 3}> {
-      y = local.norm<e=0.5>(x, s, v)
-    }
-    <domain: "local", opset_import: ["" : 21]>
-    norm <e> (x, s, v) => (y) { y = BatchNormalization<epsilon: float = @e>(x, s, s, s, v) }""")
-    assert_kept(made, "attribute-reference")
-
-
 def test_of_batch_norm_is_the_formula_of_the_spec() -> None:
     p = {k: v.astype(np.float64) for k, v in bn(6).items()}
     affine = ChannelAffine.of_batch_norm(**p, epsilon=0.25)

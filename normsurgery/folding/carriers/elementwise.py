@@ -82,12 +82,13 @@ def mul(site: Site) -> Carried | Obstacle:
     vector = found.along_one_axis()
     if not site.forwards:
         return obstacles.no_bias(node)
-    if vector is None or vector[0] not in {-1, site.axis}:
+    if vector is None or not (vector[0] in {-1, site.axis} or site.affine.uniform):
         return obstacles.shift_across(node)
     with np.errstate(all="ignore"):
         shift = site.affine.b / vector[1] if node.op_type == "Div" else site.affine.b * vector[1]
     onward = ChannelAffine(np.ones_like(shift), shift, site.affine.uniform and vector[0] == -1)
-    return _absorbed(site, found, value, onward, True)
+    axis = site.axis if vector[0] == -1 else vector[0]
+    return _absorbed(site, found, value, onward, True, axis)
 
 
 def _spread(site: Site, found: WithConstant) -> tuple[dtypes.Float64, dtypes.Float64] | Obstacle:
@@ -103,11 +104,16 @@ def _spread(site: Site, found: WithConstant) -> tuple[dtypes.Float64, dtypes.Flo
 
 
 def _absorbed(
-    site: Site, found: WithConstant, value: dtypes.Float64, onward: ChannelAffine, more: bool
+    site: Site,
+    found: WithConstant,
+    value: dtypes.Float64,
+    onward: ChannelAffine,
+    more: bool,
+    axis: int | None = None,
 ) -> Carried:
     tensor = Computed(np.asarray(value), (), found.constant.elem_type)
     edit = Edit(site.node, 1 - found.slot, tensor, derived(found.constant.name))
-    rest = site.through(onward, slot=found.slot).onward if more else ()
+    rest = site.through(onward, axis, found.slot).onward if more else ()
     return Carried((edit,), rest)
 
 
@@ -116,15 +122,13 @@ def _branches(site: Site) -> Carried | Obstacle:
     operands = list(site.node.input)
     rank = shapes.rank(site.scope, site.value)
     for name in operands:
+        if site.affine.uniform:  # it passes whatever a branch broadcasts
+            continue
         dims = shapes.dims(site.scope, name)
         if dims is None or rank is None:
             return obstacles.unknown_rank(name)
-        if site.affine.uniform:
-            continue
         if len(dims) != rank or dims[site.axis] != site.affine.channels:
             return obstacles.unknown_shape(site.node, name)
-    if site.affine.uniform and site.affine.shifts:
-        return obstacles.shift_across(site.node)  # a branch may broadcast
     ways = list(_ways(site, operands))
     return Carried((), ways[0], tuple(Carried((), way) for way in ways[1:]))
 
@@ -145,6 +149,11 @@ def _shift_of_sum(site: Site) -> Carried | Obstacle:
     """Let a pure shift pass to the sum."""
     if site.affine.scales:
         return obstacles.not_linear(site.node)
+    negative = site.node.op_type == "Sub" and site.slot == 1
+    shift = ChannelAffine(site.affine.a, -site.affine.b, site.affine.uniform)
+    affine = shift if negative else site.affine
+    if affine.uniform:
+        return site.through(affine, axis=0)
     ranks = [shapes.rank(site.scope, name) for name in (site.value, site.node.output[0])]
     if None in ranks or ranks[0] != ranks[1]:
         return obstacles.unknown_rank(site.node.output[0])
@@ -152,6 +161,4 @@ def _shift_of_sum(site: Site) -> Carried | Obstacle:
     own = shapes.dims(site.scope, site.value) or ()
     if own[site.axis] is None or own[site.axis] != dims[site.axis]:
         return obstacles.unknown_shape(site.node, site.value)
-    negative = site.node.op_type == "Sub" and site.slot == 1
-    affine = ChannelAffine(site.affine.a, -site.affine.b, site.affine.uniform)
-    return site.through(affine if negative else site.affine)
+    return site.through(affine)

@@ -28,6 +28,8 @@ def dropout(site: Site) -> Carried | Obstacle:
     ``is_test`` set before. Source: ONNX operator Dropout, versions 1 to 13.
     """
     node, scope = site.node, site.scope
+    if site.forwards and site.slot != 0:
+        return obstacles.not_linear(node)
     if scope.opset >= 12 and len(node.input) > 2 and node.input[2]:
         training = constant_of(scope, node.input[2], site.limits)
         if not isinstance(training, Constant) or training.tensor.base.any():

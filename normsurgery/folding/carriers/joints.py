@@ -96,10 +96,12 @@ def pick(site: Site) -> Carried | Obstacle:
     """
     if site.forwards and site.slot != 0:
         return obstacles.not_linear(site.node)
+    if site.affine.uniform:
+        return site.through(axis=0)
     picked = _sliced(site) if site.node.op_type == "Slice" else _gathered(site)
     if isinstance(picked, Obstacle):
         return picked
-    if picked is None or site.affine.uniform:
+    if picked is None:
         return site.through()
     index, size = picked
     if site.forwards:

@@ -21,7 +21,7 @@ def average_pool(site: Site) -> Carried | Obstacle:
     Source: ONNX operators AveragePool, GlobalAveragePool.
     """
     node = site.node
-    if site.axis > 1:
+    if site.axis > 1 and not site.affine.uniform:
         return obstacles.mixed_channels(node)
     counted = int_attribute(node, "count_include_pad", 0)
     kernel = attribute(node, "kernel_shape")
@@ -39,7 +39,7 @@ def max_pool(site: Site) -> Carried | Obstacle:
     The second output, the indices, must not be in use: for a = 0 it would change.
     Source: ONNX operators MaxPool, GlobalMaxPool.
     """
-    if site.axis > 1:
+    if site.axis > 1 and not site.affine.uniform:
         return obstacles.mixed_channels(site.node)
     if any(site.node.output[1:]):
         return obstacles.extra_output(site.node)
@@ -63,13 +63,13 @@ def reduction(site: Site) -> Carried | Obstacle:
     keep = int_attribute(node, "keepdims", 1)
     axis = _other_axis(site, axes) if not keep else site.axis
     before = axis if not site.forwards else site.axis
-    if before in axes or axis < 0:
+    if not site.affine.uniform and (before in axes or axis < 0):
         return obstacles.mixed_channels(node)
     if node.op_type in {"ReduceMax", "ReduceMin"} and np.any(site.affine.a < 0):
         return obstacles.negative_scale(node)
     if node.op_type == "ReduceSum" and site.affine.shifts:
         return obstacles.shift_across(node)
-    return site.through(axis=axis)
+    return site.through(axis=max(axis, 0))
 
 
 def _axes(site: Site) -> list[int] | Obstacle:

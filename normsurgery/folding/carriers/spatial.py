@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from normsurgery import shapes
@@ -11,6 +13,9 @@ from normsurgery.folding import obstacles
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Carried, Site, carrier
 from normsurgery.nodes import attribute, int_attribute
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 
 @carrier("Pad")
@@ -26,7 +31,7 @@ def pad(site: Site) -> Carried | Obstacle:
     pads = _pads(site)
     if isinstance(pads, Obstacle):
         return pads
-    if any(pads.get(site.axis, (0, 0))):
+    if any(pads.get(site.axis, (0, 0))) and not site.affine.uniform:
         return obstacles.mixed_channels(node)
     mode = attribute(node, "mode")
     if mode is not None and mode.s in {b"reflect", b"edge", b"wrap"}:
@@ -77,7 +82,7 @@ def _pads_with_zero(site: Site) -> bool:
 def resize(site: Site) -> Carried | Obstacle:
     """Interpolation weights sum to 1, so resizing positions commutes with a map per channel.
 
-    The channels' axis must keep its size. ``tf_crop_and_resize`` brings a constant in from
+    The channels' axis must keep its positions. ``tf_crop_and_resize`` brings a constant in from
     outside. Source: ONNX operators Resize (nearest, linear, cubic), Upsample.
     """
     node = site.node
@@ -86,19 +91,35 @@ def resize(site: Site) -> Carried | Obstacle:
     how = attribute(node, "coordinate_transformation_mode")
     if how is not None and how.s == b"tf_crop_and_resize":
         return obstacles.shift_across(node)
+    if site.affine.uniform:
+        return site.through(axis=0)
     axes = attribute(node, "axes")
     before, after = (shapes.dims(site.scope, n) for n in (node.input[0], node.output[0]))
     if before is None:
         return obstacles.unknown_rank(node.input[0])
-    if axes is not None and site.axis not in [i % len(before) for i in axes.ints]:
+    resized = [i % len(before) for i in (range(len(before)) if axes is None else axes.ints)]
+    if site.axis not in resized:
         return site.through()
-    size = before[site.axis]
-    if after is not None and size is not None and size == after[site.axis]:
-        return site.through()
-    scales = _scales(site)
-    if scales is not None and scales.size == len(before) and scales[site.axis] == 1:
+    if how is not None and how.s == b"tf_half_pixel_for_nn" and not _rounds_down(node):
+        return obstacles.mixed_channels(node)  # position i becomes i + 1/2, also at scale 1
+    scales, size = _scales(site), before[site.axis]
+    if scales is not None and scales.size == len(resized):
+        # at another scale than 1 channels move, also where their number stays as it was
+        one = scales[resized.index(site.axis)] == 1
+        return site.through() if one else obstacles.mixed_channels(node)
+    policy = attribute(node, "keep_aspect_ratio_policy")
+    stretch = policy is None or policy.s == b"stretch"  # else all axes have one scale
+    if stretch and size is not None and after is not None and size == after[site.axis]:
         return site.through()
     return obstacles.unknown_shape(node, node.output[0])
+
+
+def _rounds_down(node: NodeProto) -> bool:
+    """Whether a position halfway between two is the first of them."""
+    mode, nearest = attribute(node, "mode"), attribute(node, "nearest_mode")
+    if mode is not None and mode.s != b"nearest":
+        return False
+    return nearest is None or nearest.s in {b"floor", b"round_prefer_floor"}
 
 
 def _scales(site: Site) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:

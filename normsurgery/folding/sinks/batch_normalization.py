@@ -6,7 +6,7 @@ import numpy as np
 
 from normsurgery.folding import obstacles
 from normsurgery.folding.obstacles import Obstacle
-from normsurgery.folding.sinks.parts import affine_of, derived, weight
+from normsurgery.folding.sinks.parts import acts_on, affine_of, derived, weight
 from normsurgery.folding.sources.batch_normalization import PARAMETERS, epsilon, inference_mode
 from normsurgery.folding.table import Edit, Site, forward_sink, sink
 from normsurgery.payloads import Computed
@@ -22,7 +22,7 @@ def batch_normalization(site: Site) -> tuple[Edit, ...] | Obstacle:
     refused = inference_mode(site.scope, site.node)
     if refused is not None:
         return refused
-    if site.axis != 1:
+    if not acts_on(site, 1):
         return obstacles.no_channel(site.node, f"the map acts on axis {site.axis}, not on channels")
     scale, B = weight(site, 1, "scale"), weight(site, 2, "B")
     if isinstance(scale, Obstacle):
@@ -52,7 +52,7 @@ def batch_normalization_of_affine(site: Site) -> tuple[Edit, ...] | Obstacle:
     if site.source.op_type == "BatchNormalization" and site.value == site.source.output[0]:
         # the later of two merges into the earlier, whose statistics are those of its input
         return obstacles.not_linear(site.node)
-    if site.axis != 1 or site.slot != 0:
+    if not acts_on(site, 1) or site.slot != 0:
         return obstacles.no_channel(site.node, f"the map acts on axis {site.axis}, not on channels")
     found = [weight(site, slot, name) for slot, name in enumerate(PARAMETERS, start=1)]
     constants = [c for c in found if not isinstance(c, Obstacle)]

@@ -10,6 +10,7 @@ from normsurgery.errors import GraphError
 from normsurgery.folding import obstacles
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.parts import (
+    acts_on,
     affine_of,
     along,
     bias,
@@ -130,7 +131,7 @@ def _kernel(site: Site) -> Constant | Obstacle:
     W = weight(site, 1, "weight")
     if isinstance(W, Obstacle):
         return W
-    if site.axis != 1:
+    if not acts_on(site, 1):
         return obstacles.no_channel(site.node, f"the map acts on axis {site.axis}, not on channels")
     if len(W.shape) < 3:
         raise GraphError(f"{label(site.node)}: weight `{W.name}` has shape {list(W.shape)}")

@@ -11,6 +11,7 @@ from normsurgery.affine import ChannelAffine
 from normsurgery.folding import obstacles
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.parts import (
+    acts_on,
     affine_of,
     along,
     bias_name,
@@ -40,7 +41,7 @@ def gemm(site: Site) -> tuple[Edit, ...] | Obstacle:
     B = weight(site, 1, "weight")
     if isinstance(B, Obstacle):
         return B
-    if site.axis != 1 or len(B.shape) != 2:
+    if not acts_on(site, 1) or len(B.shape) != 2:
         return obstacles.no_channel(node, f"the map acts on axis {site.axis} of its output")
     axis = 0 if int_attribute(node, "transB", 0) else 1
     affine = affine_of(site, B.shape[axis])
@@ -64,7 +65,8 @@ def gemm_of_affine(site: Site) -> tuple[Edit, ...] | Obstacle:
     B = weight(site, 1, "weight")
     if isinstance(B, Obstacle):
         return B
-    if site.slot != 0 or site.axis != 1 or len(B.shape) != 2 or int_attribute(node, "transA", 0):
+    transposed = int_attribute(node, "transA", 0) and not site.affine.uniform
+    if site.slot != 0 or not acts_on(site, 1) or len(B.shape) != 2 or transposed:
         return obstacles.no_channel(node, f"the map acts on axis {site.axis} of input {site.slot}")
     axis = 1 if int_attribute(node, "transB", 0) else 0
     affine = affine_of(site, B.shape[axis])
@@ -111,8 +113,9 @@ def matmul(site: Site) -> tuple[Edit, ...] | Obstacle:
     """``a·(A B)`` is ``A (a·B)`` for columns, ``(a·A) B`` for rows, either for a batch axis.
 
     Counted from the end, the output's axes are columns (last axis of B), rows (second last of A),
-    then batch axes (of whichever constant operand has the full size there). MatMul has no bias:
-    the shift stays outside. Source: ONNX operator MatMul, versions 1 on (numpy.matmul).
+    then batch axes (of whichever constant operand has the full size there). An operand of rank 1
+    has one of these axes less, so only columns are counted next to one. MatMul has no bias: the
+    shift stays outside. Source: ONNX operator MatMul, versions 1 on (numpy.matmul).
     """
     node = site.node
     if site.affine.shifts:
@@ -120,8 +123,12 @@ def matmul(site: Site) -> tuple[Edit, ...] | Obstacle:
     rank = shapes.rank(site.scope, site.value)
     if rank is None:
         return obstacles.unknown_rank(site.value)
-    from_end = rank - site.axis
+    from_end = 1 if site.affine.uniform else rank - site.axis
+    ranks = [shapes.rank(site.scope, name) for name in node.input]
+    if from_end > 1 and (None in ranks or 1 in ranks):
+        return obstacles.no_channel(node, f"its operands are of rank {ranks}")
     slots = {1: (1,), 2: (0,)}.get(from_end, (1, 0))
+    slots = (1, 0) if site.affine.uniform else slots
     refused: list[Obstacle] = []
     for slot in slots:
         found = weight(site, slot, "operand")
@@ -156,7 +163,7 @@ def matmul_of_affine(site: Site) -> Carried | Obstacle:
     if rank is None:
         return obstacles.unknown_rank(site.value)
     summed = rank - 1 if slot == 0 else rank - 2
-    if rank < 2 or site.axis != summed or len(W.shape) < 2:
+    if rank < 2 or not acts_on(site, summed) or len(W.shape) < 2:
         return obstacles.no_channel(node, f"it does not sum over axis {site.axis}")
     axis = len(W.shape) - (2 if slot == 0 else 1)
     affine = affine_of(site, W.shape[axis])

@@ -36,6 +36,11 @@ def weight(site: Site, slot: int, what: str, node: NodeProto | None = None) -> C
     return constant
 
 
+def acts_on(site: Site, axis: int) -> bool:
+    """Whether the map acts on ``axis``; a uniform one acts on any."""
+    return site.affine.uniform or site.axis == axis
+
+
 def has_input(node: NodeProto, slot: int) -> bool:
     """Whether an optional input is there."""
     return len(node.input) > slot and bool(node.input[slot])
