@@ -98,16 +98,38 @@ def _round_to_odd(values: Float64) -> npt.NDArray[np.float32]:
     return np.where(inexact & even, np.nextafter(near, other), near)
 
 
-def error_in_ulp(exact: Float64, rounded: Array, elem_type: int) -> Float64:
+class Scratch:
+    """Float64 memory to compute blocks in: asking for it anew for each costs page faults."""
+
+    def __init__(self) -> None:
+        """Start with none; it grows to the largest block."""
+        self._buffers: dict[int, Float64] = {}
+
+    def like(self, index: int, block: Array) -> Float64:
+        """Return buffer ``index`` in the shape of ``block``, with whatever it holds."""
+        buffer = self._buffers.get(index)
+        if buffer is None or buffer.size < block.size:
+            buffer = self._buffers[index] = np.empty(block.size)
+        return buffer[: block.size].reshape(block.shape)
+
+
+def error_in_ulp(
+    exact: Float64, rounded: Array, elem_type: int, scratch: Scratch | None = None
+) -> Float64:
     """Return ``|rounded − exact|`` in units of the last place of the smaller of the two.
 
     A correct rounding is within 0.5, and any other is not unless ``exact`` is half way. Non-finite
-    where either side is.
+    where either side is. The result lies in ``scratch``, if given, and is gone with its next use.
     """
-    value = rounded.astype(np.float64)
-    smaller = np.minimum(np.abs(value), np.abs(exact))
-    # 2**exponent of a float64 is what remains when its significand's bits are cleared
-    power = (smaller.view(np.uint64) & np.uint64(0x7FF0_0000_0000_0000)).view(np.float64)
+    scratch = scratch or Scratch()
+    error, unit = scratch.like(-1, exact), scratch.like(-2, exact)
     with np.errstate(invalid="ignore", over="ignore"):
-        unit = np.maximum(power, _TINY[elem_type]) * 2.0 ** -_SIGNIFICAND[elem_type]
-        return np.asarray(np.abs(value - exact) / unit)
+        np.copyto(error, rounded)
+        np.minimum(np.abs(error, out=unit), np.abs(exact), out=unit)
+        # 2**exponent of a float64 is what remains when its significand's bits are cleared
+        bits = unit.view(np.uint64)
+        np.bitwise_and(bits, np.uint64(0x7FF0_0000_0000_0000), out=bits)
+        np.maximum(unit, _TINY[elem_type], out=unit)
+        np.abs(np.subtract(error, exact, out=error), out=error)
+        np.divide(error, unit, out=error)
+        return np.multiply(error, 2.0 ** _SIGNIFICAND[elem_type], out=error)

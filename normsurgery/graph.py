@@ -9,25 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import (
-    AttributeProto,
     FunctionProto,
     GraphProto,
     NodeProto,
     TensorProto,
     TypeProto,
-    helper,
 )
 
 from normsurgery.errors import GraphError
 from normsurgery.nodes import bodies, captured, is_blind, label
-from normsurgery.payloads import Computed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from normsurgery.constants import NotConstant
     from normsurgery.io import Model
     from normsurgery.tensors import TensorStore
 
@@ -50,6 +48,7 @@ class Graph:
         self.scopes: list[Scope] = []
         self.inferred: dict[tuple[int, str], TypeProto] | None = None  # filled by ``shapes``
         self.names: set[str] = set()
+        self._taken: dict[str, int] = {}  # how many names derived from a wanted one are in use
         self.shadowed = {(f.domain, f.name) for f in self.proto.functions}
         opsets = {o.domain: o.version for o in self.proto.opset_import}
         main = self._index(self.proto.graph, None, None, opsets)
@@ -88,17 +87,12 @@ class Graph:
 
     def unique_name(self, wanted: str) -> str:
         """Return ``wanted``, or ``wanted_1`` … if the model has a value of that name."""
-        name, i = wanted, 0
+        name = wanted
         while name in self.names:
-            i += 1
-            name = f"{wanted}_{i}"
+            self._taken[wanted] = self._taken.get(wanted, 0) + 1
+            name = f"{wanted}_{self._taken[wanted]}"
         self.names.add(name)
         return name
-
-    def finish(self) -> None:
-        """Write the removals of all scopes into the skeleton."""
-        for scope in self.scopes:
-            scope.finish()
 
 
 @dataclass
@@ -120,6 +114,7 @@ class Scope:
     pinned: set[str] = field(init=False, default_factory=set)
     captures: dict[int, list[str]] = field(init=False)
     types: dict[str, TypeProto] | None = field(init=False, default=None)  # filled by ``shapes``
+    not_constant: dict[str, NotConstant] = field(init=False, default_factory=dict)  # by constants
     dead: set[int] = field(init=False, default_factory=set)  # id() of nodes; ``nodes`` holds them
     gone: set[str] = field(init=False, default_factory=set)
 
@@ -216,140 +211,3 @@ class Scope:
     def live(self) -> Iterator[NodeProto]:
         """Yield the nodes that have not been removed."""
         return (node for node in self.nodes if id(node) not in self.dead)
-
-    # -- edits -------------------------------------------------------------------------------
-
-    def add_constant(self, wanted: str, value: Computed) -> str:
-        """Add a computed tensor under a unique name derived from ``wanted``; return the name."""
-        name = self.graph.unique_name(wanted)
-        dims = value.base.shape
-        tensor = TensorProto(name=name, data_type=value.elem_type, dims=dims)
-        self.graph.store.put(tensor, value)
-        if isinstance(self.proto, FunctionProto):  # functions have no initializers
-            node = helper.make_node("Constant", [], [name], name=name)
-            node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
-            self.proto.node.insert(0, node)
-            self.nodes.insert(0, self.proto.node[0])
-            self.producer[name] = self.nodes[0]
-            return name
-        self.proto.initializer.append(tensor)
-        self.initializers[name] = self.proto.initializer[-1]
-        if self.graph.proto.ir_version < 4 and self.parent is None:
-            self.proto.input.append(helper.make_tensor_value_info(name, value.elem_type, dims))
-            self.inputs.add(name)
-        return name
-
-    def set_constant(self, node: NodeProto, slot: int, wanted: str, value: Computed) -> str:
-        """Make input ``slot`` of ``node`` the constant ``value``; return its name.
-
-        In place where the input is a computed tensor of this node alone; else under a new name
-        derived from ``wanted``.
-        """
-        old = node.input[slot] if slot < len(node.input) else ""
-        if self._replace_computed(old, value):
-            return old
-        name = self.add_constant(wanted, value)
-        self.set_input(node, slot, name)
-        return name
-
-    def _replace_computed(self, name: str, value: Computed) -> bool:
-        tensor = self.initializers.get(name)
-        payload = tensor and self.graph.store.payload(tensor)
-        if tensor is None or not isinstance(payload, Computed) or not self.only_reader(name):
-            return False
-        self.graph.store.put(tensor, value)
-        del tensor.dims[:]
-        tensor.dims.extend(value.base.shape)
-        return True
-
-    def set_input(self, node: NodeProto, slot: int, name: str) -> None:
-        """Make input ``slot`` of ``node`` read ``name``; drop what nobody reads any more."""
-        while len(node.input) <= slot:
-            node.input.append("")
-        old = node.input[slot]
-        node.input[slot] = name
-        if name:
-            self.readers.setdefault(name, []).append(node)
-        self._forget(old, node)
-
-    def bypass(self, node: NodeProto, slot: int = 0) -> None:
-        """Remove ``node``, the only reader of its input ``slot``, keeping its output's name.
-
-        The node that made the input makes the output from now on.
-        """
-        source, result = node.input[slot], node.output[0]
-        maker = self.producer[source]
-        maker.output[list(maker.output).index(source)] = result
-        del self.producer[source]
-        self.producer[result] = maker
-        for blind in self.readers.pop(source):
-            if blind is not node:
-                for i, name in enumerate(blind.input):
-                    if name == source:
-                        blind.input[i] = result
-                self.readers.setdefault(result, []).append(blind)
-        self.gone.add(source)
-        self.dead.add(id(node))
-        for i, name in enumerate(node.input):
-            if i != slot:
-                self._forget(name, node)
-
-    def skip(self, node: NodeProto, slot: int = 0) -> None:
-        """Remove ``node``; what read its output reads its input ``slot`` from now on."""
-        source, result = node.input[slot], node.output[0]
-        self.readers[source] = [one for one in self.readers[source] if one is not node]
-        for reader in self.readers.pop(result, []):
-            for i, name in enumerate(reader.input):
-                if name == result:
-                    reader.input[i] = source
-            self.readers[source].append(reader)
-        del self.producer[result]
-        self.gone.add(result)
-        self.dead.add(id(node))
-        for i, name in enumerate(node.input):
-            if i != slot:
-                self._forget(name, node)
-
-    def _forget(self, name: str, reader: NodeProto) -> None:
-        """Take one use of ``name`` away; remove what has none left, and so on upwards."""
-        waiting: list[tuple[Scope, str, NodeProto]] = [(self, name, reader)]
-        while waiting:
-            scope, name, reader = waiting.pop()
-            readers = scope.readers.get(name, [])
-            here = next((i for i, one in enumerate(readers) if one is reader), None)
-            if here is not None:
-                del readers[here]
-            if readers or not name or name in scope.outputs or name in scope.pinned:
-                continue
-            maker = scope.producer.get(name)
-            if name in scope.initializers:
-                scope.gone.add(name)
-            elif maker is not None:
-                if not any(scope.readers.get(o) or o in scope.outputs for o in maker.output):
-                    scope.dead.add(id(maker))
-                    waiting += ((scope, other, maker) for other in scope.reads(maker))
-            elif scope.parent is not None and scope.owner is not None and name not in scope.inputs:
-                waiting.append((scope.parent, name, scope.owner))
-
-    def finish(self) -> None:
-        """Take removed nodes, initializers and stale annotations out of the proto."""
-        for i in range(len(self.nodes) - 1, -1, -1):
-            if id(self.nodes[i]) in self.dead:
-                del self.proto.node[i]
-        _drop(getattr(self.proto, "value_info", []), self.gone)
-        if isinstance(self.proto, GraphProto):
-            _drop(self.proto.initializer, self.gone)
-            if self.graph.inputs_are_constants and self.parent is None:
-                _drop(self.proto.input, self.gone)
-            _drop(self.proto.quantization_annotation, self.gone, key="tensor_name")
-        self.nodes = list(self.live())
-        self.gone.clear()
-        self.dead.clear()
-
-
-def _drop(entries: Any, names: Iterable[str], key: str = "name") -> None:
-    """Delete the entries of a repeated field whose ``key`` is among ``names``."""
-    names = set(names)
-    for i in range(len(entries) - 1, -1, -1):
-        if names and getattr(entries[i], key) in names:
-            del entries[i]

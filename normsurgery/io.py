@@ -36,11 +36,14 @@ class Model:
 
     proto: an ordinary ModelProto, but for tokens in the ``raw_data`` of large tensors.
     store: gives every tensor's values; the only reader of tokens and external data.
+    external, checksum: whether it came with external data, and with checksums of it.
     """
 
     proto: ModelProto
     store: TensorStore
     path: Path | None = None
+    external: bool = False
+    checksum: bool = False
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -100,7 +103,9 @@ def _load(source: Source, path: Path | None, name: str) -> Model:
         raise InvalidModelError(f"{name} is not an ONNX model: the name {bad!r} is no UTF-8")
     for tensor in tensors_in(proto):
         store.check(tensor)
-    return Model(proto, store, path)
+    outside = [t for t in tensors_in(proto) if t.data_location == TensorProto.EXTERNAL]
+    checksum = any(entry.key == "checksum" for t in outside for entry in t.external_data)
+    return Model(proto, store, path, bool(outside), checksum)
 
 
 def to_proto(model: Model) -> ModelProto:
@@ -149,12 +154,9 @@ def save(
     content = Content.of(model.proto, model.store)
     was_external = [t.data_location == TensorProto.EXTERNAL for t in tensors_in(model.proto)]
     if external is None:
-        external = any(was_external) or content.size() > PROTOBUF_LIMIT
-    checksum = any(
-        entry.key == "checksum" for t in tensors_in(model.proto) for entry in t.external_data
-    )
+        external = model.external or content.size() > PROTOBUF_LIMIT
     beside = (
-        datafile.moved_out(content, path, was_external=was_external, checksum=checksum)
+        datafile.moved_out(content, path, was_external=was_external, checksum=model.checksum)
         if external
         else contextlib.nullcontext()
     )

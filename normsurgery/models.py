@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def take(model: str | os.PathLike[str] | ModelProto | io.Model | Any) -> tuple[i
     if isinstance(model, ModelProto):
         return io.from_proto(model), Form.PROTO
     if isinstance(model, io.Model):
-        return io.Model(_copy(model.proto), model.store, model.path), Form.PATH
+        return replace(model, proto=_copy(model.proto)), Form.PATH
     if type(model).__module__.split(".")[0] == "onnx_ir":
         return _from_ir(model), Form.IR
     raise UsageError(

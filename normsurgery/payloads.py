@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
-from normsurgery.dtypes import Array, Float64, error_in_ulp, numpy_dtype, round_to
+from normsurgery.dtypes import Array, Float64, Scratch, error_in_ulp, numpy_dtype, round_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from normsurgery.source import Source
 
-BLOCK = 1 << 16  # elements of a computed block: its float64 copy stays in a core's cache
+BLOCK = 1 << 15  # elements of a computed block: its float64 copy stays in a core's cache
 
 
 class Payload(Protocol):
@@ -151,12 +151,14 @@ class Computed:
 
     def _round_all(self, target: BinaryIO | None) -> Certificate:
         certificate = Certificate()
-        for exact in self.blocks():
+        scratch = Scratch()
+        for base, factors in _blocks(self.base, self.factors):
+            exact = _product(base, factors, scratch.like(0, base))
             rounded = round_to(exact, self.elem_type)
             if target is not None:
                 target.write(np.ascontiguousarray(rounded).view(np.uint8).data)
             if exact.size:
-                error = error_in_ulp(exact, rounded, self.elem_type)
+                error = error_in_ulp(exact, rounded, self.elem_type, scratch)
                 worst = float(error.max())
                 certificate.count += error.size
                 certificate.max_ulp = max(certificate.max_ulp, inf if isnan(worst) else worst)
@@ -165,10 +167,12 @@ class Computed:
         return certificate
 
 
-def _product(base: Array, factors: tuple[Float64, ...]) -> Float64:
-    values = np.array(base, dtype=np.float64)
+def _product(base: Array, factors: tuple[Float64, ...], out: Float64 | None = None) -> Float64:
+    """Return the product in a new array, or in ``out``."""
+    values = np.empty(base.shape) if out is None else out
+    np.copyto(values, base)
     for factor in factors:
-        values *= factor
+        np.multiply(values, factor, out=values)
     return values
 
 

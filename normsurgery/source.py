@@ -49,6 +49,7 @@ class OpenFile(Source):
         except (OSError, ValueError) as error:
             file.close()
             raise ModelIOError(f"cannot read {path}: {error}") from error
+        weakref.finalize(self, file.close)
 
     @contextlib.contextmanager
     def file(self) -> Iterator[BinaryIO | None]:

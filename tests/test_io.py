@@ -71,7 +71,7 @@ def out(tmp_path: Path) -> Path:
 
 
 @given(models())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_is_lost(model: ModelProto) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensors, "LARGE", 8)
@@ -507,3 +507,13 @@ def test_tokens_never_reach_a_file(source: Path, out: Path) -> None:
     assert model.store.nonce not in out.read_bytes()
     (tensor,) = model.proto.graph.initializer
     assert len(tensor.raw_data) == wire.TOKEN_LENGTH
+
+
+def test_external_data_stays_external_when_all_of_it_is_folded(tmp_path: Path) -> None:
+    """What the source was is remembered from loading: folding leaves no external tensor."""
+    import normsurgery
+
+    sample = Path(__file__).parents[1] / "sample_models" / "digits_resnet.onnx"
+    source = tmp_path / "source.onnx"
+    io.save(io.load(sample), source, external=True)
+    assert normsurgery.fold(source).save(tmp_path / "folded.onnx") is not None

@@ -21,6 +21,7 @@ LEVELS = [
     {"datafile"},
     {"io"},
     {"graph", "inlining"},
+    {"edits"},
     {"shapes"},
     {"constants"},
     {"models", "report", "runtime"},

@@ -28,7 +28,7 @@ def bits(array: Any) -> Any:
 
 
 @given(models())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_tensor_reads_as_onnx_reads_it(model: ModelProto) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensors, "LARGE", 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ def command(
     onnxruntime is installed the outputs are compared with those of MODEL. MODEL may be - for
     standard input.
     """
+    if no_validate or dry_run:  # nothing will multiply matrices: no threads for it, 50 ms less
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
     from normsurgery import io
     from normsurgery.errors import ParityError

@@ -54,7 +54,10 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line and exit with the documented status, never with a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run())
+    status = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # everything is written: tearing the interpreter down takes 25 to 50 ms
 
 
 def run() -> int:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.markup import escape as escape_markup
-from rich.table import Table
 
 from normsurgery.errors import printable
 
 if TYPE_CHECKING:
-    from normsurgery.validation import Parity
-
     from normsurgery import FoldResult, Inspection
     from normsurgery.inspection import Range
+    from normsurgery.validation import Parity
 
-
-def escape(text: str) -> str:
-    """Return text out of a model as it is safe to print: no markup, no control characters."""
-    return escape_markup(printable(text))
+Row = tuple[str, ...]
+COLOURS = {"folded": "green", "merged": "green", "kept": "yellow"}
 
 
 def to_json(value: dict[str, Any]) -> str:
@@ -44,71 +38,73 @@ def _finite(value: Any) -> Any:
 def fold_report(source: str, output: str | None, result: FoldResult, parity: Parity | str) -> None:
     """Print what was folded into what, what stays and why, and the two proofs."""
     report = result.report
-    console = _console(to_stderr=output == "-")
-    table = _table("normalization", "", "into, or the first obstacle")
+    rows: list[Row] = []
     for one in report.folded:
         left = " (its shift stays as an Add)" if one.shift_left else ""
-        table.add_row(escape(one.node), "[green]folded[/]", escape(", ".join(one.into) + left))
-    for kept in report.kept:
-        table.add_row(escape(kept.node), "[yellow]kept[/]", escape(kept.reason))
-    if table.row_count:
-        console.print(table)
-    console.print(
-        f"{escape(source)}: {report.before} BatchNormalization before, {report.after} after"
-    )
+        rows.append((one.node, "folded", ", ".join(one.into) + left))
+    rows += [(m.node, "merged", f"its branches into {m.into}") for m in report.merged]
+    rows += [(k.node, "kept", k.reason) for k in report.kept]
+    lines = [f"{source}: {report.before} BatchNormalization before, {report.after} after"]
     for slug, entries in groupby(sorted(k.slug for k in report.kept)):
-        console.print(f"  {len(list(entries))} kept: {slug}")
+        lines.append(f"  {len(list(entries))} kept: {slug}")
+    if report.inlined:
+        lines.append(f"inlined functions: {', '.join(report.inlined)}")
+    if report.baked:
+        lines.append(f"{len(report.baked)} tensors are constants that were computed at every run")
     certificates = result.certificates() if output is not None else []
     if certificates:
         worst = max(c.max_ulp for c in certificates)
         count = sum(c.count for c in certificates)
-        console.print(
-            f"certificate: {count} coefficients within {worst:.3f} ulp of their float64 value"
-        )
-    line = f"parity: {parity}" if isinstance(parity, str) else parity.line()
-    console.print(escape(line))
-    console.print("nothing written (dry run)" if output is None else f"wrote {escape(output)}")
+        lines.append(f"certificate: {count} coefficients, {worst:.3f} ulp from float64 at most")
+    lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
+    lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
+    _show(("node", "", "into, or the first obstacle"), rows, lines, to_stderr=output == "-")
 
 
 def inspection(source: str, found: Inspection) -> None:
     """Print every normalization with its statistics and what fold does with it."""
-    console = _console()
-    table = _table("normalization", "kind", "C", "scale", "mean", "var", "fold")
+    rows = []
     for norm in found.norms:
-        outcome = (
-            f"[green]{escape(norm.detail)}[/]" if norm.outcome == "folds" else escape(norm.detail)
-        )
-        if norm.warning:
-            outcome += f"; [yellow]{escape(norm.warning)}[/]"
-        table.add_row(
-            escape(norm.node),
-            norm.op_type,
-            "?" if norm.channels is None else str(norm.channels),
-            *(_range(r) for r in (norm.scale, norm.mean, norm.var)),
-            outcome,
-        )
-    if table.row_count:
-        console.print(table)
+        outcome = norm.detail + (f"; {norm.warning}" if norm.warning else "")
+        ranges = (_range(r) for r in (norm.scale, norm.mean, norm.var))
+        channels = "?" if norm.channels is None else str(norm.channels)
+        mark = "folds" if norm.outcome == "folds" else "kept"
+        rows.append((norm.node, norm.op_type, channels, *ranges, mark, outcome))
     folds = sum(norm.outcome == "folds" for norm in found.norms)
-    console.print(
-        f"{escape(source)}: {found.nodes} nodes, opset {found.opset}, IR {found.ir_version}"
-        + (f", made by {escape(found.producer)}" if found.producer else "")
-        + f"; {len(found.norms)} normalizations, {folds} fold"
-    )
+    line = f"{source}: {found.nodes} nodes, opset {found.opset}, IR {found.ir_version}"
+    line += f", made by {found.producer}" if found.producer else ""
+    line += f"; {len(found.norms)} normalizations, {folds} fold"
+    columns = ("normalization", "kind", "C", "scale", "mean", "var", "", "fold")
+    _show(columns, rows, [line])
 
 
-def _console(*, to_stderr: bool = False) -> Console:
-    console = Console(stderr=to_stderr, soft_wrap=True, highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no width: one row, one line
-    return console
+def _show(columns: Row, rows: list[Row], lines: list[str], *, to_stderr: bool = False) -> None:
+    """Print a table and lines below it: with colours and folded on a terminal, else plain."""
+    target = sys.stderr if to_stderr else sys.stdout
+    rows = [tuple(printable(cell) for cell in row) for row in rows]
+    if rows and target.isatty():
+        _rich(columns, rows, to_stderr=to_stderr)
+    elif rows:
+        widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns) - 1)]
+        for row in (columns, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            target.write("  ".join((*cells, row[-1])).rstrip() + "\n")
+    target.writelines(printable(line) + "\n" for line in lines)
+    target.flush()
 
 
-def _table(*columns: str) -> Table:
+def _rich(columns: Row, rows: list[Row], *, to_stderr: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
-    return table
+    for row in rows:
+        colours = [COLOURS.get(cell, "default") for cell in row]
+        table.add_row(*(f"[{c}]{escape(cell)}[/]" for c, cell in zip(colours, row, strict=True)))
+    Console(stderr=to_stderr, highlight=False).print(table)
 
 
 def _range(values: Range | None) -> str:

@@ -97,6 +97,12 @@ def _reduction(function: Callable[..., dtypes.Array]) -> Callable[[Call], Value]
     return run
 
 
+def _mean(x: dtypes.Array, **how: Any) -> dtypes.Array:
+    if x.size == 0:
+        raise UnsupportedError("the mean of nothing")
+    return np.asarray(np.mean(x, **how))
+
+
 def _l2(x: dtypes.Array, **how: Any) -> dtypes.Array:
     return np.asarray(np.sqrt(np.sum(x * x, **how)))
 
@@ -129,7 +135,7 @@ TABLE: dict[str, Callable[[Call], Value]] = {
     "Clip": _clip,
     "ReduceL2": _reduction(_l2),
     "ReduceSum": _reduction(np.sum),
-    "ReduceMean": _reduction(np.mean),
+    "ReduceMean": _reduction(_mean),
     "ReduceMax": _reduction(np.max),
     "ReduceSumSquare": _reduction(_sum_square),
     "MatMul": _matmul,

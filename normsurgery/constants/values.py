@@ -77,10 +77,20 @@ class NotConstant:
 def constant_of(scope: Scope, name: str, limits: Limits | None = None) -> Constant | NotConstant:
     """Return the constant called ``name`` as seen from ``scope``, or why it is none.
 
-    Walks its cone without recursion, operands first, so that a deep one is no problem.
+    Walks its cone without recursion, operands first, so that a deep one is no problem. A value of
+    run time stays one whatever is edited, so that answer is kept for the next who asks.
     Raises ``GraphError`` for a tensor of the wrong size, and the errors of external data.
     """
-    left = (limits or Limits()).nbytes
+    found = _evaluate(scope, name, limits or Limits())
+    if isinstance(found, NotConstant) and found.kind in {"input", "computed", "overridable"}:
+        holder = _holder(scope, name)
+        if holder is not None:
+            holder.not_constant[name] = found
+    return found
+
+
+def _evaluate(scope: Scope, name: str, limits: Limits) -> Constant | NotConstant:
+    left = limits.nbytes
     known: dict[_Key, Value] = {}
     stack = [(scope, name)]
     visited = 0
@@ -89,6 +99,8 @@ def constant_of(scope: Scope, name: str, limits: Limits | None = None) -> Consta
         holder = _holder(seen_from, top)
         if holder is None:
             return NotConstant(top, "input", "unknown")
+        if top in holder.not_constant:
+            return holder.not_constant[top]
         key = (id(holder), top)
         if key in known:
             stack.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import inlining, io, models
+from normsurgery import edits, inlining, io, models
 from normsurgery.constants import Limits
 from normsurgery.folding import apply, baking, branches, plan, table
 from normsurgery.folding.obstacles import Obstacle
@@ -96,7 +96,8 @@ def fold(
         for node in list(scope.live()):
             report.baked += baking.bake(scope, node, limits)
     report.kept = [kept[id(n)] for s in graph.scopes for n in s.live() if id(n) in kept]
-    graph.finish()
+    for scope in graph.scopes:
+        edits.finish(scope)
     report.after = _count(graph)
     models.stamp(content, "fold")
     return FoldResult(report, content, form)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnx import AttributeProto, NodeProto
 
-from normsurgery import shapes
+from normsurgery import edits, shapes
 from normsurgery.folding import obstacles, representable
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.parts import along, bias_name, derived
@@ -46,9 +46,9 @@ def apply(scope: Scope, plan: Plan) -> Applied | Obstacle:
         for edit in source.reset:
             _edit(scope, edit)
     elif plan.forwards:
-        scope.skip(source.node, source.slot)
+        edits.skip(scope, source.node, source.slot)
     else:
-        scope.bypass(source.node, source.slot)
+        edits.bypass(scope, source.node, source.slot)
     return Applied(into, tuple(tensors), left is not None)
 
 
@@ -59,7 +59,7 @@ def _edit(scope: Scope, edit: Edit) -> str:
     for name, number in edit.set_ints.items():
         remove_attribute(edit.node, name)
         edit.node.attribute.add(name=name, type=AttributeProto.INT, i=number)
-    return scope.set_constant(edit.node, edit.slot, edit.wanted, edit.tensor)
+    return edits.set_constant(scope, edit.node, edit.slot, edit.wanted, edit.tensor)
 
 
 def _shift_constant(scope: Scope, plan: Plan) -> Edit | Obstacle | None:
@@ -85,7 +85,7 @@ def _become_add(scope: Scope, node: NodeProto, slot: int, edit: Edit) -> str:
     """Turn the source's node into the Add of its shift; return the constant's name."""
     for i in range(len(node.input)):
         if i != slot:
-            scope.set_input(node, i, "")
+            edits.set_input(scope, node, i, "")
     value = node.input[slot]
     del node.input[:], node.attribute[:], node.output[1:]
     node.input.extend([value, ""])

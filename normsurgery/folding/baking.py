@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normsurgery import dtypes
+from normsurgery import dtypes, edits
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import representable
 from normsurgery.folding.sinks.parts import derived
@@ -46,7 +46,7 @@ def bake(scope: Scope, node: NodeProto, limits: Limits) -> list[str]:
             continue
         edit = Edit(node, slot, constant.tensor, derived(name))
         if representable.check([edit]) is None:
-            names.append(scope.set_constant(node, slot, edit.wanted, edit.tensor))
+            names.append(edits.set_constant(scope, node, slot, edit.wanted, edit.tensor))
     return names
 
 

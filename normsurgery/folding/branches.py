@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import AttributeProto, NodeProto
 
+from normsurgery import edits
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import representable, table
 from normsurgery.folding.plan import refuse_foreign
@@ -82,16 +83,16 @@ def merge(scope: Scope, node: NodeProto, limits: Limits) -> tuple[NodeProto, lis
         return None
     kernel = _kernel(conv, other, union)
     bias = _bias(conv, other)
-    edits = [Edit(conv.node, 1, kernel, derived(conv.weight.name))]
+    changes = [Edit(conv.node, 1, kernel, derived(conv.weight.name))]
     if bias is not None:
         old = conv.bias.name if conv.bias is not None else None
         wanted = derived(old) if old else bias_name(conv.weight.name)
-        edits.append(Edit(conv.node, 2, bias, wanted))
-    if representable.check(edits) is not None:
+        changes.append(Edit(conv.node, 2, bias, wanted))
+    if representable.check(changes) is not None:
         return None
     _set_geometry(conv.node, union)
-    names = [scope.set_constant(e.node, e.slot, e.wanted, e.tensor) for e in edits]
-    scope.bypass(node, list(node.input).index(conv.node.output[0]))
+    names = [edits.set_constant(scope, e.node, e.slot, e.wanted, e.tensor) for e in changes]
+    edits.bypass(scope, node, list(node.input).index(conv.node.output[0]))
     return conv.node, names
 
 

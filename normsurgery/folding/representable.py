@@ -71,9 +71,7 @@ def _peak_of_base(tensor: Computed, shape: tuple[int, ...]) -> dtypes.Float64:
 def _reduce(part: dtypes.Array, axes: tuple[int, ...]) -> dtypes.Float64:
     if part.dtype.itemsize < 4:  # NumPy is slow at half precision
         part = part.astype(np.float32)
-    high = np.max(part, axis=axes, keepdims=True)
-    low = np.min(part, axis=axes, keepdims=True)
-    return np.asarray(np.maximum(np.abs(high.astype(np.float64)), np.abs(low.astype(np.float64))))
+    return np.asarray(np.abs(part).max(axis=axes, keepdims=True), np.float64)
 
 
 def _channel(index: dtypes.Array, peaks: dtypes.Float64) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from validate.nets import conv_bn_net, graph
+from validation.nets import conv_bn_net, graph
 
 from normsurgery.errors import InvalidModelError, UsageError
 from normsurgery.validation.inputs import KINDS, generate

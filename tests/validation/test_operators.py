@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from validate.nets import graph
+from validation.nets import graph
 
 from normsurgery import runtime
 from normsurgery.validation.budget import Budget

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from validate.nets import conv_bn_net, graph
+from validation.nets import conv_bn_net, graph
 
 from normsurgery import runtime
 from normsurgery.validation import oracle

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from validate.nets import BUGS, conv_bn_net, edit, fold, graph
+from validation.nets import BUGS, conv_bn_net, edit, fold, graph
 
 from normsurgery.errors import InvalidModelError, UsageError
 from normsurgery.validation.budget import NoOracleError

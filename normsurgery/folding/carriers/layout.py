@@ -56,7 +56,8 @@ def reshape(site: Site) -> Carried | Obstacle:
             before[i] = after[i] = f"the same dimension {i}"
     near, far = (before, after) if site.forwards else (after, before)
     group = _group(near, far, site.axis)
-    if group is None or near[site.axis] != site.affine.channels:
+    empty = group is not None and 0 in group[0][1]
+    if group is None or empty or near[site.axis] != site.affine.channels:
         return obstacles.unknown_shape(node, node.input[0])
     (near_at, near_sizes), (far_at, far_sizes) = group
     index = np.arange(site.affine.channels)
