@@ -67,6 +67,11 @@ def tiny(elem_type: int) -> float:
     return _TINY[elem_type]
 
 
+def half_ulp(elem_type: int) -> float:
+    """Return half a unit in the last place, relative to a number: what it is at the least."""
+    return 2.0 ** -(_SIGNIFICAND[elem_type] + 2)
+
+
 def largest(elem_type: int) -> float:
     """Return the largest finite number."""
     return _LARGEST[elem_type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,9 @@ def check(edits: Iterable[Edit]) -> Obstacle | None:
     Let W be the coefficients that share a factor f, and p = max |W|. The rounded f·W are finite if
     ``|f|·p`` is at most the type's largest number. They keep their accuracy relative to the
     largest of them (error at most half an ulp of it) unless ``0 < |f|·p`` is below the type's
-    smallest normal number.
+    smallest normal number. Even that is no harm in a dead channel: where a constant is added next
+    to which the whole sum of products is under half an ulp, whatever finite the input is
+    (``_vanishes``).
     """
     for edit in edits:
         elem_type = edit.tensor.elem_type
@@ -36,10 +38,25 @@ def check(edits: Iterable[Edit]) -> Obstacle | None:
             return obstacles.overflow(edit.node, edit.wanted, _channel(over[0], peaks), elem_type)
         if not edit.tensor.factors:  # a sum, as a bias is: small means small next to the rest
             continue
-        under = np.argwhere((peaks > 0) & (peaks < dtypes.tiny(elem_type)))
+        under = np.argwhere(
+            (peaks > 0) & (peaks < dtypes.tiny(elem_type)) & ~_vanishes(edit, peaks)
+        )
         if under.size:
             return obstacles.underflow(edit.node, edit.wanted, _channel(under[0], peaks), elem_type)
     return None
+
+
+def _vanishes(edit: Edit, peaks: dtypes.Float64) -> Any:
+    """Whether ``Σ w·x`` is under half an ulp of what is added to it, for every |x| up to a reach.
+
+    The reach is the type's largest number, or 2**64 where that is less: networks whose activations
+    are larger have long overflowed elsewhere.
+    """
+    if edit.beside is None:
+        return np.zeros(peaks.shape, bool)
+    elem_type = edit.tensor.elem_type
+    reach = min(dtypes.largest(elem_type), 2.0**64)
+    return peaks * reach * edit.terms <= np.abs(edit.beside) * dtypes.half_ulp(elem_type)
 
 
 def peak(tensor: Computed) -> dtypes.Float64:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from normsurgery.affine import ChannelAffine
     from normsurgery.constants import Limits
+    from normsurgery.dtypes import Float64
     from normsurgery.folding.obstacles import Obstacle
     from normsurgery.graph import Scope
     from normsurgery.payloads import Computed
@@ -88,6 +89,8 @@ class Edit:
     """Give input ``slot`` of ``node`` the constant ``tensor``, named after ``wanted``.
 
     drop: attributes whose default holds afterwards; set_ints: attributes to set.
+    beside: what is added to the sum of products with these coefficients, aligned with the tensor's
+    factors; terms: how many products that sum has. They tell whether what underflows matters.
     """
 
     node: NodeProto
@@ -96,6 +99,8 @@ class Edit:
     wanted: str
     drop: tuple[str, ...] = ()
     set_ints: dict[str, int] = field(default_factory=dict)
+    beside: Float64 | None = field(default=None, compare=False)
+    terms: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from graphs import assert_folds, assert_kept, bn, parse, weights
 from hypothesis import given, settings
@@ -238,7 +239,6 @@ def test_custom_conv() -> None:
 def test_model_function_called_conv_is_no_conv() -> None:
     model = parse(conv(), W=weights(5, 6, 3, 3), **bn(5))
     opsets = [normsurgery_opset()]
-    import onnx
 
     relu = onnx.helper.make_node("Relu", ["X"], ["Y"])
     model.functions.append(onnx.helper.make_function("", "Conv", ["X", "W"], ["Y"], [relu], opsets))
@@ -246,7 +246,6 @@ def test_model_function_called_conv_is_no_conv() -> None:
 
 
 def normsurgery_opset() -> object:
-    import onnx
 
     return onnx.helper.make_opsetid("", 21)
 
@@ -276,7 +275,7 @@ def test_channels_that_do_not_match(op: str) -> None:
 def test_coefficients_that_leave_their_type(dtype: type, power: float, slug: str) -> None:
     kind = "float16" if dtype is np.float16 else "float"
     W = np.ones((5, 6, 3, 3), dtype)
-    parameters = bn(5, dtype=np.float32)
+    parameters = bn(5, shift=False, dtype=np.float32)
     parameters["scale"][:] = 4.0
     parameters["var"][:] = 1.0
     text = conv().replace("double", kind)
@@ -294,3 +293,22 @@ def test_weight_that_is_not_finite() -> None:
     W = weights(5, 6, 3, 3)
     W[2, 0, 0, 0] = np.inf
     assert_kept(parse(conv(), W=W, **bn(5)), "weight-not-finite")
+
+
+def dead_channel(shift: float) -> onnx.ModelProto:
+    """A channel that weight decay has killed: tiny weights, no variance."""
+    W, parameters = np.ones((5, 6, 3, 3), np.float32), bn(5, dtype=np.float32)
+    W[3] = 1e-40
+    parameters["var"][3], parameters["scale"][3] = 1.0, 1e-7
+    parameters["mean"][3], parameters["B"][3] = 0.0, shift
+    return parse(conv().replace("double", "float"), W=W, **parameters)
+
+
+def test_a_dead_channel_is_its_shift_and_folds() -> None:
+    """1e-47·x vanishes next to 0.5 whatever x is, so nothing is lost."""
+    assert not normsurgery.fold(dead_channel(0.5)).report.kept
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-30])
+def test_a_dead_channel_next_to_which_the_rest_does_not_vanish(shift: float) -> None:
+    assert_kept(dead_channel(shift), "underflow")

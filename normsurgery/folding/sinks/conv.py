@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,8 +47,8 @@ def conv(site: Site) -> tuple[Edit, ...] | Obstacle:
     if isinstance(B, Obstacle):
         return B
     factor = along(affine.a, 0, len(W.shape))
-    scaled = Edit(site.node, 1, W.tensor.scaled(factor), derived(W.name))
-    return (scaled,) if B is None else (scaled, B)
+    beside = None if B is None else along(B.tensor.float64(), 0, len(W.shape))
+    return _with_bias(site, W, factor, B, beside, math.prod(W.shape[1:]))
 
 
 @forward_sink("Conv")
@@ -100,9 +101,11 @@ def conv_transpose(site: Site) -> tuple[Edit, ...] | Obstacle:
     B = bias(site, 2, W, affine)
     if isinstance(B, Obstacle):
         return B
-    factor = _per_group(affine.a, group, W.shape[0], len(W.shape))
-    scaled = Edit(site.node, 1, W.tensor.scaled(factor), derived(W.name))
-    return (scaled,) if B is None else (scaled, B)
+    rows, rank = W.shape[0], len(W.shape)
+    factor = _per_group(affine.a, group, rows, rank)
+    beside = None if B is None else _per_group(B.tensor.float64(), group, rows, rank)
+    terms = rows // group * math.prod(W.shape[2:])
+    return _with_bias(site, W, factor, B, beside, terms)
 
 
 @forward_sink("ConvTranspose")
@@ -124,6 +127,14 @@ def conv_transpose_of_affine(site: Site) -> tuple[Edit, ...] | Obstacle:
         return obstacles.padded_shift(site.node)
     factor = along(affine.a, 0, len(W.shape))
     return (Edit(site.node, 1, W.tensor.scaled(factor), derived(W.name)),)
+
+
+def _with_bias(
+    site: Site, W: Constant, factor: Float64, B: Edit | None, beside: Float64 | None, terms: int
+) -> tuple[Edit, ...]:
+    tensor = W.tensor.scaled(factor)
+    scaled = Edit(site.node, 1, tensor, derived(W.name), beside=beside, terms=terms)
+    return (scaled,) if B is None else (scaled, B)
 
 
 def _kernel(site: Site) -> Constant | Obstacle:
