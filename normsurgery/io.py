@@ -37,6 +37,7 @@ class Model:
     proto: an ordinary ModelProto, but for tokens in the ``raw_data`` of large tensors.
     store: gives every tensor's values; the only reader of tokens and external data.
     external, checksum: whether it came with external data, and with checksums of it.
+    source: the bytes that it was loaded from.
     """
 
     proto: ModelProto
@@ -44,6 +45,7 @@ class Model:
     path: Path | None = None
     external: bool = False
     checksum: bool = False
+    source: Source | None = None
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -105,7 +107,7 @@ def _load(source: Source, path: Path | None, name: str) -> Model:
         store.check(tensor)
     outside = [t for t in tensors_in(proto) if t.data_location == TensorProto.EXTERNAL]
     checksum = any(entry.key == "checksum" for t in outside for entry in t.external_data)
-    return Model(proto, store, path, bool(outside), checksum)
+    return Model(proto, store, path, bool(outside), checksum, source)
 
 
 def to_proto(model: Model) -> ModelProto:

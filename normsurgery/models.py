@@ -48,9 +48,17 @@ def give_back(model: io.Model, form: Form) -> Any:
     return proto
 
 
-def stamp(model: io.Model, verb: str) -> None:
-    """Record in ``metadata_props`` what made the model: version and verb."""
-    entries = {"normsurgery.version": normsurgery.__version__, "normsurgery.verb": verb}
+def stamp(model: io.Model, verb: str, source_hash: str) -> None:
+    """Record in ``metadata_props`` what made the model: version, verb and source.
+
+    source_hash: SHA-256 of the source file, without its external data; of the serialized model,
+    if it came as an object.
+    """
+    entries = {
+        "normsurgery.version": normsurgery.__version__,
+        "normsurgery.verb": verb,
+        "normsurgery.source_sha256": source_hash,
+    }
     for key, value in entries.items():
         found = next((e for e in model.proto.metadata_props if e.key == key), None)
         if found is None:

@@ -13,6 +13,7 @@ from normsurgery.graph import Graph
 from normsurgery.nodes import label
 from normsurgery.payloads import Computed
 from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept, Merged
+from normsurgery.source import sha256
 from normsurgery.tensors import tensors_in
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def fold(
     Raises ``InvalidModelError``, ``GraphError``, ``UnsafeModelError`` or ``ModelIOError``.
     """
     content, form = models.take(model)
+    source_hash = sha256(content.source) if content.source is not None else lambda: ""
     limits = Limits(max_constant_bytes)
     inlined = inlining.inline(content, max_inlined_nodes)
     graph = Graph(content, freeze_inputs=freeze_inputs)
@@ -99,7 +101,7 @@ def fold(
     for scope in graph.scopes:
         edits.finish(scope)
     report.after = _count(graph)
-    models.stamp(content, "fold")
+    models.stamp(content, "fold", source_hash())
     return FoldResult(report, content, form)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from graphs import bn, parse, weights
 
+import normsurgery
 from normsurgery import runtime
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def test_metadata_says_what_made_it(cli: Run, model: Path) -> None:
         p.key: p.value for p in onnx.load(model.with_name("my model.folded.onnx")).metadata_props
     }
     assert props["normsurgery.verb"] == "fold"
-    assert props["normsurgery.version"]
+    assert props["normsurgery.version"] == normsurgery.__version__
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert props["normsurgery.source_sha256"] == digest
 
 
 def test_existing_output_needs_force(cli: Run, model: Path) -> None:
