@@ -78,15 +78,17 @@ def largest(elem_type: int) -> float:
 
 
 def round_to(values: Float64, elem_type: int) -> Array:
-    """Round float64 ``values`` to the nearest number of a float type, ties to even.
+    """Round float64 ``values`` to the nearest number of a float or integer type, ties to even.
 
     NumPy rounds to float16 and float32 in one step. ml_dtypes goes to bfloat16 by way of float32,
     which rounds twice; rounding to float32 *to odd* first makes the second rounding the only one
     (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008, theorem 3).
     """
     dtype = numpy_dtype(elem_type)
+    if dtype is not None and dtype.kind in "iu":
+        return np.asarray(np.rint(values).astype(dtype))
     if dtype is None or elem_type not in FLOATS:
-        raise TypeError(f"{name_of(elem_type)} is not a float type")
+        raise TypeError(f"{name_of(elem_type)} is no type to round to")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if elem_type == BFLOAT16:
             return _round_to_odd(values).astype(dtype)

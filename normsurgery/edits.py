@@ -23,9 +23,7 @@ def add_constant(scope: Scope, wanted: str, value: Computed) -> str:
     if isinstance(scope.proto, FunctionProto):  # functions have no initializers
         node = helper.make_node("Constant", [], [name], name=name)
         node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
-        scope.proto.node.insert(0, node)
-        scope.nodes.insert(0, scope.proto.node[0])
-        scope.producer[name] = scope.nodes[0]
+        insert_first(scope, node)
         return name
     scope.proto.initializer.append(tensor)
     scope.initializers[name] = scope.proto.initializer[-1]
@@ -33,6 +31,17 @@ def add_constant(scope: Scope, wanted: str, value: Computed) -> str:
         scope.proto.input.append(helper.make_tensor_value_info(name, value.elem_type, dims))
         scope.inputs.add(name)
     return name
+
+
+def insert_first(scope: Scope, node: NodeProto) -> None:
+    """Add a copy of ``node``, which reads constants alone, before all others."""
+    scope.proto.node.insert(0, node)
+    made = scope.proto.node[0]
+    scope.nodes.insert(0, made)
+    for name in made.output:
+        scope.producer[name] = made
+    for name in made.input:
+        scope.readers.setdefault(name, []).append(made)
 
 
 def set_constant(scope: Scope, node: NodeProto, slot: int, wanted: str, value: Computed) -> str:

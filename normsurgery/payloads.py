@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
-from normsurgery.dtypes import Array, Float64, Scratch, error_in_ulp, numpy_dtype, round_to
+from normsurgery.dtypes import FLOATS, Array, Float64, Scratch, error_in_ulp, numpy_dtype, round_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ class Computed:
             rounded = round_to(exact, self.elem_type)
             if target is not None:
                 target.write(np.ascontiguousarray(rounded).view(np.uint8).data)
-            if exact.size:
+            if exact.size and self.elem_type in FLOATS:
                 error = error_in_ulp(exact, rounded, self.elem_type, scratch)
                 worst = float(error.max())
                 certificate.count += error.size

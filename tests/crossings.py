@@ -68,8 +68,8 @@ def forwards(
     """A BN behind a Sigmoid makes ``b``; ``between`` makes ``d`` of it, which ``last`` reads."""
     return parse(
         f"""g (double[{x}] x{inputs}) => (double[{dims(rank)}] y{outputs}) {{
-          s = Sigmoid(x)
-          b = BatchNormalization(s, scale, B, mean, var)
+          u = Sigmoid(x)
+          b = BatchNormalization(u, scale, B, mean, var)
           {between}
           {last}
         }}""",

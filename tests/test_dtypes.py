@@ -102,10 +102,16 @@ def test_rounding_of_what_does_not_lie_in_a_row() -> None:
         assert error_in_ulp(values, rounded, elem_type).max() <= 0.5
 
 
-@pytest.mark.parametrize("elem_type", [TensorProto.INT32, TensorProto.STRING, TensorProto.INT4, 17])
-def test_only_floats_are_rounded_to(elem_type: int) -> None:
-    with pytest.raises(TypeError, match="is not a float type"):
+@pytest.mark.parametrize("elem_type", [TensorProto.STRING, TensorProto.INT4, 17])
+def test_types_that_are_not_rounded_to(elem_type: int) -> None:
+    with pytest.raises(TypeError, match="is no type to round to"):
         round_to(np.zeros(1), elem_type)
+
+
+def test_integers() -> None:
+    rounded = round_to(np.array([-2.0, 0.5, 1.5, 7.0]), TensorProto.INT32)
+    assert rounded.dtype == np.int32
+    assert rounded.tolist() == [-2, 0, 2, 7]
 
 
 def neighbours(value: Any, elem_type: int) -> list[float]:

@@ -81,7 +81,7 @@ def _save(
 ) -> Parity | str:
     """Save, checking parity on the finished file before it takes its name."""
     from normsurgery import runtime
-    from normsurgery.errors import ParityError
+    from normsurgery.errors import NormSurgeryError, ParityError
 
     if no_validate:
         result.save(path, force=force, external=external)
@@ -94,7 +94,11 @@ def _save(
     def check(candidate: Path) -> None:
         from normsurgery.validation import parity
 
-        found = parity(source, candidate)
+        try:
+            found = parity(source, candidate)
+        except NormSurgeryError as error:  # of the source: what the candidate does is a verdict
+            outcome.append(f"not run: {error}")
+            return
         outcome.append(found)
         if not found.ok and not keep:
             raise ParityError(f"{found.line()}; no output was written (--keep keeps it)")

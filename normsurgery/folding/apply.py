@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, NodeProto, helper
 
 from normsurgery import edits, shapes
 from normsurgery.folding import obstacles, representable
@@ -59,7 +59,21 @@ def _edit(scope: Scope, edit: Edit) -> str:
     for name, number in edit.set_ints.items():
         remove_attribute(edit.node, name)
         edit.node.attribute.add(name=name, type=AttributeProto.INT, i=number)
-    return edits.set_constant(scope, edit.node, edit.slot, edit.wanted, edit.tensor)
+    if edit.dequantize is None:
+        return edits.set_constant(scope, edit.node, edit.slot, edit.wanted, edit.tensor)
+    stem = edit.wanted.removesuffix("_folded")
+    how = edit.dequantize
+    names = [
+        edits.add_constant(scope, f"{stem}_quantized_folded", edit.tensor),
+        edits.add_constant(scope, f"{stem}_scale_folded", how.scale),
+    ]
+    if how.zero_point is not None:
+        names.append(edits.add_constant(scope, f"{stem}_zero_point_folded", how.zero_point))
+    made = scope.graph.unique_name(edit.wanted)
+    node = helper.make_node("DequantizeLinear", names, [made], name=made, axis=how.axis)
+    edits.insert_first(scope, node)
+    edits.set_input(scope, edit.node, edit.slot, made)
+    return names[0]
 
 
 def _shift_constant(scope: Scope, plan: Plan) -> Edit | Obstacle | None:

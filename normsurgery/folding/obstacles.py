@@ -185,6 +185,11 @@ def extra_output(node: NodeProto) -> Obstacle:
     return Obstacle("extra-output", f"stopped at {label(node)}: its second output is in use")
 
 
+def quantized(node: NodeProto, detail: str) -> Obstacle:
+    """The layer's weights are quantized, and the map does not fit their scales and integers."""
+    return Obstacle("quantized", f"{label(node)} has quantized weights: {detail}")
+
+
 def too_long(node: NodeProto) -> Obstacle:
     """The map would have to cross more nodes than the search allows."""
     return Obstacle("too-long", f"the way of {label(node)} is over 10,000 steps long")

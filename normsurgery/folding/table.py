@@ -85,12 +85,22 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Dequantize:
+    """The DequantizeLinear that an edit's integers go through, scales along ``axis``."""
+
+    scale: Computed
+    zero_point: Computed | None
+    axis: int
+
+
+@dataclass(frozen=True)
 class Edit:
     """Give input ``slot`` of ``node`` the constant ``tensor``, named after ``wanted``.
 
     drop: attributes whose default holds afterwards; set_ints: attributes to set.
     beside: what is added to the sum of products with these coefficients, aligned with the tensor's
     factors; terms: how many products that sum has. They tell whether what underflows matters.
+    dequantize: for integers, what makes numbers of them.
     """
 
     node: NodeProto
@@ -101,6 +111,7 @@ class Edit:
     set_ints: dict[str, int] = field(default_factory=dict)
     beside: Float64 | None = field(default=None, compare=False)
     terms: int = 1
+    dequantize: Dequantize | None = None
 
 
 @dataclass(frozen=True)

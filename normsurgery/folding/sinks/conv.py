@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normsurgery.errors import GraphError
-from normsurgery.folding import obstacles
+from normsurgery.folding import obstacles, quantized
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.parts import (
     acts_on,
@@ -39,7 +39,7 @@ def conv(site: Site) -> tuple[Edit, ...] | Obstacle:
     """
     W = _kernel(site)
     if isinstance(W, Obstacle):
-        return W
+        return quantized.absorb(site, W, 0) if acts_on(site, 1) else W
     affine = affine_of(site, W.shape[0])
     if isinstance(affine, Obstacle):
         return affine
@@ -93,7 +93,8 @@ def conv_transpose(site: Site) -> tuple[Edit, ...] | Obstacle:
     """
     W = _kernel(site)
     if isinstance(W, Obstacle):
-        return W
+        one = acts_on(site, 1) and int_attribute(site.node, "group", 1) == 1
+        return quantized.absorb(site, W, 1) if one else W
     group = _groups(site.node, W, 0)
     affine = affine_of(site, W.shape[1] * group)
     if isinstance(affine, Obstacle):

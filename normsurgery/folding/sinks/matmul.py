@@ -8,7 +8,7 @@ import numpy as np
 
 from normsurgery import dtypes, shapes
 from normsurgery.affine import ChannelAffine
-from normsurgery.folding import obstacles
+from normsurgery.folding import obstacles, quantized
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.parts import (
     acts_on,
@@ -40,7 +40,9 @@ def gemm(site: Site) -> tuple[Edit, ...] | Obstacle:
     node = site.node
     B = weight(site, 1, "weight")
     if isinstance(B, Obstacle):
-        return B
+        plain = float_attribute(node, "alpha", 1.0) == float_attribute(node, "beta", 1.0) == 1
+        axis = 0 if int_attribute(node, "transB", 0) else 1
+        return quantized.absorb(site, B, axis) if plain and acts_on(site, 1) else B
     if not acts_on(site, 1) or len(B.shape) != 2:
         return obstacles.no_channel(node, f"the map acts on axis {site.axis} of its output")
     axis = 0 if int_attribute(node, "transB", 0) else 1

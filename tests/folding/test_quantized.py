@@ -1,0 +1,205 @@
+"""Layers with quantized weights take a map into scales, signs and the int32 bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import assert_kept, bn, ops, parse, weights
+from onnx import numpy_helper
+
+import normsurgery
+
+CONV = """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+  W = DequantizeLinear<axis = 0>(Q, s, z)
+  c = Conv(x, W)
+  y = BatchNormalization(c, scale, B, mean, var)
+}"""
+
+
+def integers(*shape: int, low: int = -127, high: int = 128, dtype: Any = np.int8) -> Any:
+    return np.random.default_rng(5).integers(low, high, shape).astype(dtype)
+
+
+def tensors(**change: Any) -> dict[str, Any]:
+    return {
+        "Q": integers(4, 3, 3, 3),
+        "s": np.array([0.01, 0.02, 0.5, 1.0], np.float32),
+        "z": np.zeros(4, np.int8),
+        **bn(4, dtype=np.float32),
+        **change,
+    }
+
+
+def stored(model: onnx.ModelProto) -> dict[str, Any]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def dequantized(model: onnx.ModelProto, conv: int, slot: int, axis: int) -> Any:
+    """Return what input ``slot`` of node ``conv`` is, in float64, by the operator's formula."""
+    name = model.graph.node[conv].input[slot]
+    node = next(n for n in model.graph.node if name in n.output)
+    values = stored(model)
+    q = values[node.input[0]].astype(np.int64)
+    shape = [1] * q.ndim
+    shape[axis] = -1
+    scale = values[node.input[1]].astype(np.float64).reshape(shape)
+    zero = values[node.input[2]].astype(np.int64).reshape(shape) if len(node.input) > 2 else 0
+    return scale * (q - zero)
+
+
+def map_of(t: dict[str, Any]) -> tuple[Any, Any]:
+    p = {k: t[k].astype(np.float64) for k in ("scale", "B", "mean", "var")}
+    a = p["scale"] / np.sqrt(p["var"] + np.float64(np.float32(1e-5)))
+    return a, p["B"] - a * p["mean"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_conv(per_channel: bool, dtype: Any) -> None:
+    t = tensors()
+    if dtype is np.uint8:
+        t["Q"], t["z"] = integers(4, 3, 3, 3, low=1, high=256, dtype=dtype), np.full(4, 128, dtype)
+    text = CONV
+    if not per_channel:
+        t["s"], t["z"] = np.array(0.02, np.float32), t["z"][0]
+        text = text.replace("<axis = 0>", "")
+    model = parse(text, **t)
+    assert (map_of(t)[0] < 0).any(), "the test is of signs too"
+    result = normsurgery.fold(model)
+    after = result.model
+    onnx.checker.check_model(after, full_check=True)
+    assert ops(after) == ["DequantizeLinear", "Conv"]
+    a, b = map_of(t)
+    W = np.broadcast_to(t["s"], 4).astype(np.float64).reshape(-1, 1, 1, 1) * (
+        t["Q"].astype(np.int64) - np.broadcast_to(t["z"], 4).astype(np.int64).reshape(-1, 1, 1, 1)
+    )
+    np.testing.assert_allclose(dequantized(after, 1, 1, 0), a[:, None, None, None] * W, rtol=2**-23)
+    np.testing.assert_allclose(stored(after)[after.graph.node[1].input[2]], b, rtol=2**-23)
+    assert stored(after)[after.graph.node[0].input[0]].dtype == dtype
+
+
+def quantized_input(**change: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    text = """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+      xq = QuantizeLinear(x, sx, zx)
+      xd = DequantizeLinear(xq, sx, zx)
+      W = DequantizeLinear<axis = 0>(Q, s, z)
+      bias = DequantizeLinear<axis = 0>(Qb, sb)
+      c = Conv(xd, W, bias)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    sx = np.array(0.05, np.float32)
+    t = tensors(sx=sx, zx=np.array(3, np.uint8), Qb=np.array([10, -2000, 30000, 7], np.int32))
+    t["sb"] = (t["s"] * sx).astype(np.float32)
+    t.update(change)
+    return parse(text, **t), t
+
+
+def test_int32_bias_has_the_scale_of_the_accumulator() -> None:
+    model, t = quantized_input()
+    after = normsurgery.fold(model).model
+    onnx.checker.check_model(after, full_check=True)
+    assert sorted(ops(after)) == ["Conv", *["DequantizeLinear"] * 3, "QuantizeLinear"]
+    a, b = map_of(t)
+    conv = ops(after).index("Conv")
+    old = t["sb"].astype(np.float64) * t["Qb"]
+    made = dequantized(after, conv, 2, 0)
+    values = stored(after)
+    node = next(n for n in after.graph.node if after.graph.node[conv].input[2] in n.output)
+    scale = values[node.input[1]].astype(np.float64)
+    assert values[node.input[0]].dtype == np.int32
+    np.testing.assert_allclose(scale, np.abs(a) * t["s"] * 0.05, rtol=1e-6)
+    assert np.all(np.abs(made - (a * old + b)) <= scale / 2 * (1 + 1e-9))
+
+
+def test_missing_bias_of_a_quantized_layer_is_int32_too() -> None:
+    model, t = quantized_input()
+    del model.graph.node[3]
+    del model.graph.node[3].input[2]
+    for name in ("Qb", "sb"):
+        entry = next(i for i in model.graph.initializer if i.name == name)
+        model.graph.initializer.remove(entry)
+    after = normsurgery.fold(model).model
+    conv = ops(after).index("Conv")
+    made = dequantized(after, conv, 2, 0)
+    a, b = map_of(t)
+    np.testing.assert_allclose(made, b, atol=float((np.abs(a) * t["s"] * 0.05).max()) / 2)
+
+
+def test_qat_weights_are_quantized_as_the_run_would() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    text = """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+      Q = QuantizeLinear<axis = 0>(F, s, z)
+      W = DequantizeLinear<axis = 0>(Q, s, z)
+      c = Conv(x, W)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    t = tensors(F=weights(4, 3, 3, 3, dtype=np.float32))
+    del t["Q"]
+    model = parse(text, **t)
+    after = normsurgery.fold(model).model
+    assert ops(after) == ["DequantizeLinear", "Conv"]
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    x = weights(2, 3, 8, 8, dtype=np.float32)
+    before, now = (
+        ort.InferenceSession(m.SerializeToString(), options).run(None, {"x": x})[0]
+        for m in (model, after)
+    )
+    np.testing.assert_allclose(before, now, rtol=1e-4, atol=1e-4)
+
+
+def test_gemm() -> None:
+    text = """g (float[N, 6] x) => (float[N, 4] y) {
+      W = DequantizeLinear<axis = 0>(Q, s, z)
+      c = Gemm<transB = 1>(x, W)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    t = tensors(Q=integers(4, 6))
+    after = normsurgery.fold(parse(text, **t)).model
+    assert ops(after) == ["DequantizeLinear", "Gemm"]
+    W = t["s"].astype(np.float64)[:, None] * t["Q"]
+    np.testing.assert_allclose(dequantized(after, 1, 1, 0), map_of(t)[0][:, None] * W, rtol=2**-23)
+
+
+def test_channel_of_scale_0() -> None:
+    t = tensors()
+    t["scale"][2] = 0
+    after = normsurgery.fold(parse(CONV, **t)).model
+    assert not dequantized(after, 1, 1, 0)[2].any()
+
+
+# -- one negative test per precondition --------------------------------------------------------
+
+
+def test_an_integer_without_a_negative() -> None:
+    t = tensors()
+    t["Q"][int(np.argmin(map_of(t)[0])), 0, 0, 0] = -128
+    result = assert_kept(parse(CONV, **t), "quantized")
+    assert "negative" in result.report.kept[0].reason
+
+
+def test_scales_along_another_axis() -> None:
+    t = tensors(Q=integers(4, 4, 3, 3))
+    text = CONV.replace("<axis = 0>", "<axis = 1>").replace("3, 8", "4, 8")
+    assert_kept(parse(text, **t), "quantized")
+
+
+def test_before_scales_per_channel() -> None:
+    t = tensors(s=np.array(0.02, np.float32), z=np.array(0, np.int8))
+    text = CONV.replace("<axis = 0>", "")
+    assert_kept(parse(text, opset=12, ir=7, **t), "quantized")
+
+
+def test_scale_that_is_an_input() -> None:
+    t = tensors()
+    del t["s"]
+    text = CONV.replace("8, 8] x)", "8, 8] x, float[4] s)")
+    assert_kept(parse(text, **t), "not-constant")
+
+
+def test_bias_that_leaves_int32() -> None:
+    model, _ = quantized_input(B=np.full(4, 1e9, np.float32))
+    assert_kept(model, "quantized")
