@@ -10,7 +10,7 @@ from normsurgery.constants import Constant, Limits, constant_of
 from normsurgery.folding.api import fold
 from normsurgery.graph import Graph
 from normsurgery.nodes import float_attribute, int_attribute
-from normsurgery.report import Folded, Kept
+from normsurgery.report import Folded, Kept, Merged
 
 if TYPE_CHECKING:
     import os
@@ -89,8 +89,9 @@ def inspect(
     """
     content, _ = models.take(model)
     result = fold(content, freeze_inputs=freeze_inputs, max_constant_bytes=max_constant_bytes)
-    outcomes: dict[str, Folded | Kept] = {f.node: f for f in result.report.folded}
-    outcomes.update({k.node: k for k in result.report.kept})
+    outcomes: dict[str, Folded | Kept | Merged] = {f.output: f for f in result.report.folded}
+    outcomes.update({k.output: k for k in result.report.kept})
+    outcomes.update({m.norm: m for m in result.report.merged})
     graph = Graph(content, freeze_inputs=freeze_inputs)
     producer = f"{content.proto.producer_name} {content.proto.producer_version}".strip()
     inspection = Inspection(
@@ -108,11 +109,11 @@ def inspect(
 
 
 def _norm(
-    scope: Scope, node: NodeProto, outcomes: dict[str, Folded | Kept], limits: Limits
+    scope: Scope, node: NodeProto, outcomes: dict[str, Folded | Kept | Merged], limits: Limits
 ) -> Norm:
     name = node.name or next((o for o in node.output if o), "")
     scale, mean, var = (_vector(scope, node, slot, limits) for slot in KINDS[node.op_type])
-    outcome, detail = _outcome(outcomes.get(name), node)
+    outcome, detail = _outcome(outcomes.get(node.output[0]), node)
     groups = int_attribute(node, "num_groups", 0) or None
     warning = ""
     if node.op_type == "GroupNormalization":
@@ -133,9 +134,11 @@ def _norm(
     )
 
 
-def _outcome(outcome: Folded | Kept | None, node: NodeProto) -> tuple[str, str]:
+def _outcome(outcome: Folded | Kept | Merged | None, node: NodeProto) -> tuple[str, str]:
     if isinstance(outcome, Kept):
         return outcome.slug, outcome.reason
+    if isinstance(outcome, Merged):
+        return "folds", f"into {outcome.into}, with the branches beside it"
     if isinstance(outcome, Folded):
         left = ", its shift as an Add" if outcome.shift_left else ""
         return "folds", "into " + ", ".join(outcome.into) + left

@@ -12,6 +12,7 @@ class Folded:
 
     node, op_type: what it was. into: the nodes that took it, as ``op_type `name```.
     tensors: the initializers made for it. shift_left: an Add of the shift stayed in its place.
+    output: the value that it made, which no other node makes (names of nodes may repeat).
     """
 
     node: str
@@ -19,15 +20,20 @@ class Folded:
     into: tuple[str, ...]
     tensors: tuple[str, ...]
     shift_left: bool = False
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Two branches that met in an Add and are one Conv now: the Add, and the Conv's label."""
+    """Two branches that met in an Add and are one Conv now: the Add, and the Conv's label.
+
+    norm: the output of a BatchNormalization that was one of the branches, else empty.
+    """
 
     node: str
     into: str
     tensors: tuple[str, ...]
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Kept:
     op_type: str
     slug: str
     reason: str
+    output: str = ""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def _pass(graph: Graph, limits: Limits, report: FoldReport, kept: dict[int, Kept
                 continue
             merged = branches.merge(scope, node, limits)
             if merged is not None:
-                report.merged.append(Merged(_name(node), label(merged[0]), tuple(merged[1])))
+                report.merged.append(
+                    Merged(_name(node), label(merged.conv), merged.tensors, merged.norm)
+                )
             else:
                 _fold_node(scope, node, limits, report, kept)
     return len(report.folded) + len(report.merged) > before
@@ -126,17 +128,17 @@ def _fold_node(
     recognise = table.load().sources.get(node.op_type)
     if recognise is None or not scope.is_onnx(node):
         return
-    op_type, name = node.op_type, _name(node)
+    op_type, name, made = node.op_type, _name(node), node.output[0]
     found = plan.refuse_foreign(scope, node) or recognise(scope, node, limits)
     if found is None:
         return
     outcome = found if isinstance(found, Obstacle) else _fold_source(scope, found, limits)
     if not isinstance(outcome, Obstacle):
         into = tuple(label(n) for n in outcome.into)
-        folded = Folded(name, op_type, into, outcome.tensors, outcome.shift_left)
+        folded = Folded(name, op_type, into, outcome.tensors, outcome.shift_left, made)
         report.folded.append(folded)
     elif op_type in NORMALIZATIONS:  # a lone Mul or Add that stays is nothing to report
-        kept[id(node)] = Kept(name, op_type, outcome.reason, outcome.text)
+        kept[id(node)] = Kept(name, op_type, outcome.reason, outcome.text, made)
 
 
 def _fold_source(scope: Scope, source: Source, limits: Limits) -> Applied | Obstacle:

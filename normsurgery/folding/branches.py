@@ -63,11 +63,24 @@ class Branch:
     affine: ChannelAffine | None = None
 
 
-def merge(scope: Scope, node: NodeProto, limits: Limits) -> tuple[NodeProto, list[str]] | None:
+@dataclass(frozen=True)
+class Union:
+    """What became of two branches.
+
+    conv: the node that computes both. tensors: the names of its new constants.
+    norm: the output of a BatchNormalization that was one of them, else empty.
+    """
+
+    conv: NodeProto
+    tensors: tuple[str, ...]
+    norm: str
+
+
+def merge(scope: Scope, node: NodeProto, limits: Limits) -> Union | None:
     """Merge the two operands of the Add ``node`` into one Conv, if they are branches of one value.
 
-    Return the Conv and the names of its new tensors; None, and nothing changed, where that is not
-    exact, or would make the kernel larger than those it replaces.
+    Return None, and change nothing, where that is not exact, or would make the kernel larger than
+    those it replaces.
     """
     if node.op_type not in {"Add", "Sum"} or len(node.input) != 2:
         return None
@@ -91,9 +104,11 @@ def merge(scope: Scope, node: NodeProto, limits: Limits) -> tuple[NodeProto, lis
     if representable.check(changes) is not None:
         return None
     _set_geometry(conv.node, union)
+    norm = other.node
+    merged = norm.output[0] if norm is not None and norm.op_type == "BatchNormalization" else ""
     names = [edits.set_constant(scope, e.node, e.slot, e.wanted, e.tensor) for e in changes]
     edits.bypass(scope, node, list(node.input).index(conv.node.output[0]))
-    return conv.node, names
+    return Union(conv.node, tuple(names), merged)
 
 
 def _pairs(scope: Scope, node: NodeProto, limits: Limits) -> list[tuple[Branch, Branch]]:
