@@ -82,7 +82,9 @@ def test_the_model_is_not_changed() -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-@pytest.mark.parametrize("name", ["digits_resnet", "digits_densenet", "digits_mlp", "digits_repvgg"])
+@pytest.mark.parametrize(
+    "name", ["digits_resnet", "digits_densenet", "digits_mlp", "digits_repvgg"]
+)
 def test_agrees_with_fold(name: str) -> None:
     path = SAMPLES / f"{name}.onnx"
     report = normsurgery.fold(path).report
