@@ -106,10 +106,14 @@ def fold(
 
 
 def _pass(graph: Graph, limits: Limits, report: FoldReport, kept: dict[int, Kept]) -> bool:
-    """Try every node once; return whether anything changed."""
+    """Try every node once; return whether anything changed.
+
+    Norms come first: an Add before one may be the only bias that its shift can go to.
+    """
     before = len(report.folded) + len(report.merged)
     for scope in graph.scopes:
-        for node in list(scope.live()):
+        nodes = sorted(scope.live(), key=lambda node: node.op_type not in NORMALIZATIONS)
+        for node in nodes:
             if id(node) in scope.dead:  # gone with an earlier one
                 continue
             merged = branches.merge(scope, node, limits)

@@ -84,7 +84,10 @@ def graph_input(name: str) -> Obstacle:
 
 
 def fan_out(name: str, readers: int) -> Obstacle:
-    """The value is read elsewhere too, so the linear layer cannot change for one reader alone."""
+    """The value is read elsewhere too, so the linear layer cannot change for one reader alone.
+
+    A value that nobody reads (0 readers) takes a map nowhere either.
+    """
     return Obstacle("fan-out", f"stopped at `{name}`: {readers} nodes read it")
 
 
@@ -109,7 +112,11 @@ def unknown_rank(name: str) -> Obstacle:
 
 
 def no_channel(node: NodeProto, detail: str) -> Obstacle:
-    """The layer's constant operand does not hold the axis that the map acts on."""
+    """The operator's constant does not lie along the axis that the map acts on.
+
+    It holds another axis, or may widen the value, or broadcasts by attribute (before opset 7); or
+    the map acts on the operator's weight, where it would need the product with the other operand.
+    """
     return Obstacle("no-channel", f"{label(node)}: {detail}")
 
 
@@ -145,7 +152,8 @@ def no_bias(node: NodeProto) -> Obstacle:
 def padded_shift(node: NodeProto) -> Obstacle:
     """The layer pads with zeros, after the map: a shift would reach the border differently.
 
-    The scale can be absorbed all the same; the shift stays in front as an Add.
+    A map without shift would be absorbed. With one, the normalization stays whole: an Add of the
+    shift in its place would be no cheaper.
     """
     return Obstacle("padded-shift", f"{label(node)} pads with zeros, so it cannot take a shift")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from crossings import assert_stays, backwards, forwards, ints, slug_of
 from graphs import assert_folds, assert_kept, bn, parse, weights
@@ -123,7 +124,7 @@ def test_rows_into_the_batch(target: list[int]) -> None:
         }""",
         W=weights(4, 5), q=weights(5), s=ints(-1, 5), **bn(5),
     )  # fmt: skip
-    assert_folds(model, ["MatMul", "Reshape", "Add"])
+    assert_folds(model, ["MatMul", "Add", "Reshape"])
 
 
 def test_reshape_that_mixes_channels_with_positions() -> None:
@@ -131,19 +132,24 @@ def test_reshape_that_mixes_channels_with_positions() -> None:
     assert_kept(model, "mixed-channels")
 
 
+@pytest.mark.parametrize("batch", ["N", "?"])
 @pytest.mark.parametrize("length", [2, 6])
-def test_reshape_of_an_unknown_batch(length: int) -> None:
+def test_reshape_of_an_unknown_batch(length: int, batch: str) -> None:
     """(N, 4, L) → (M, 4, 2): 4 channels on both sides, and not the same ones unless L = 2."""
     model = parse(
-        """g (double[N, 3, L] x) => (double[M, 4, 2] y) {
+        f"""g (double[{batch}, 3, L] x) => (double[M, 4, 2] y) {{
           c = Conv(x, W)
           r = Reshape(c, s)
           y = BatchNormalization(r, scale, B, mean, var)
-        }""",
+        }}""",
         W=weights(4, 3, 1), s=ints(-1, 4, 2), **bn(4),
     )  # fmt: skip
     assert_kept(model, "unknown-shape")
-    del model.graph.input[0].type.tensor_type.shape.dim[2:]
+    for name, shape in (("c", [None, 4, None]), ("r", [None, 4, 2])):  # dimensions without a name
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, shape)
+        model.graph.value_info.append(info)
+    assert_kept(model, "unknown-shape")
+    del model.graph.value_info[:], model.graph.input[0].type.tensor_type.shape.dim[2:]
     model.graph.input[0].type.tensor_type.shape.dim.add(dim_value=length)
     expected = {2: [], 6: ["unknown-shape"]}[length]
     assert [k.slug for k in normsurgery.fold(model).report.kept] == expected

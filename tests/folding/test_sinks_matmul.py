@@ -217,3 +217,20 @@ def test_a_chain_is_rounded_once() -> None:
     assert [t.name for t in folded.graph.initializer] == ["W_folded", "W_bias_folded"]
     error = np.abs(stored - exact) / np.spacing(np.abs(stored))
     assert error.max() <= 0.5 + 1e-6
+
+
+def test_the_add_behind_a_matmul_is_the_bias_of_the_norm() -> None:
+    """Not the other way round: without the Add, nothing could take the norm's shift."""
+    model = parse(
+        """g (double[N, 5, 4] x) => (double[N, 5, 3] y) {
+          c = MatMul(x, W)
+          d = Add(c, b)
+          t = Transpose<perm=[0, 2, 1]>(d)
+          n = BatchNormalization(t, scale, B, mean, var)
+          y = Transpose<perm=[0, 2, 1]>(n)
+        }""",
+        W=weights(4, 3),
+        b=weights(3),
+        **bn(3),
+    )
+    assert_folds(model, ["MatMul", "Add", "Transpose", "Transpose"])

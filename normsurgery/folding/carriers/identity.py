@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @carrier("Identity")
 def identity(site: Site) -> Carried:
-    """``y = x``: the map moves on as it is."""
+    """``y = x``: the map moves on as it is. Source: ONNX operator Identity."""
     return site.through()
 
 
@@ -41,7 +41,10 @@ def dropout(site: Site) -> Carried | Obstacle:
 
 @carrier("Cast", "CastLike")
 def cast(site: Site) -> Carried | Obstacle:
-    """A cast between equal types is the identity; any other one rounds, or changes the range."""
+    """A cast between equal types is the identity; any other one rounds, or changes the range.
+
+    Source: ONNX operators Cast, CastLike.
+    """
     before = shapes.elem_type(site.scope, site.node.input[0])
     after = shapes.elem_type(site.scope, site.node.output[0])
     if site.node.op_type == "Cast":

@@ -17,7 +17,10 @@ from normsurgery.nodes import attribute, int_attribute
 
 @carrier("Transpose")
 def transpose(site: Site) -> Carried | Obstacle:
-    """Output axis i is input axis ``perm[i]``; the default reverses all axes."""
+    """Output axis i is input axis ``perm[i]``; the default reverses all axes.
+
+    Source: ONNX operator Transpose.
+    """
     if site.affine.uniform:
         return site.through(axis=0)
     perm = attribute(site.node, "perm")

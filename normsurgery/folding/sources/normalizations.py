@@ -30,7 +30,7 @@ def normalization(scope: Scope, node: NodeProto, limits: Limits) -> Source | Non
 
     InstanceNormalization, and GroupNormalization from opset 21 on: one scale a channel. Before,
     GroupNormalization has one a group, repeated here. LayerNormalization and RMSNormalization: if
-    they normalize the last axis alone, or their scale varies along it alone.
+    they normalize the last axis alone.
     Source: ONNX operators of these names.
     """
     scale = _vector(scope, node, 1, limits)

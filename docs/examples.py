@@ -1,0 +1,668 @@
+"""Small graphs to see each entry and each reason at work, by the name of its page.
+
+The map to follow is a BatchNormalization with ``a = {2, -0.5}`` and ``b = {1, 1.5}``, or a Mul by
+``m`` where one without shift or without negative scale is needed. ``make.py`` runs them all.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+TENSORS = {  # what a graph that names one gets, unless it brings its own
+    "W": "double[2, 1, 1, 1] W = {1, 3}",  # Conv from 1 to 2 channels
+    "V": "double[1, 2, 1, 1] V = {1, 3}",  # Conv from 2 channels to 1
+    "m": "double[2, 1, 1] m = {2, 3}",
+    "scale": "double[2] scale = {2, -1}",
+    "B": "double[2] B = {1, 0}",
+    "mean": "double[2] mean = {0, 3}",
+    "var": "double[2] var = {1, 4}",
+}
+BN = "BatchNormalization<epsilon = 0.0>"
+NO_SHIFT = ("double[2] B = {0, 0}", "double[2] mean = {0, 0}")
+SINGLE = tuple(TENSORS[n].replace("double", "float") for n in ("scale", "B", "mean", "var"))
+ONES = tuple(f"float[1] {name} = {{1}}" for name in ("B", "mean", "var"))
+
+
+@dataclass(frozen=True)
+class Example:
+    """A graph as onnx.parser reads it, what to see in it, and options of ``fold``."""
+
+    note: str
+    text: str
+    opset: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def graph(
+    note: str,
+    nodes: str,
+    *tensors: str,
+    x: str = "double[N, 1, 4, 4] x",
+    y: str = "double[N, 2, 4, 4] y",
+    opset: int = 21,
+    functions: str = "",
+    **options: Any,
+) -> Example:
+    """Return an example; in ``nodes``, ``BN(c)`` stands for a BN of c with its parameters."""
+    nodes = re.sub(r"\bBN\((\w+)\)", rf"{BN}(\1, scale, B, mean, var)", nodes).replace(";", "\n")
+    brought = {tensor.partition(" =")[0].split()[-1] for tensor in tensors}
+    brought |= set(re.findall(r"\w+", f"{x} {y}"))
+    shared = [t for n, t in TENSORS.items() if n not in brought and re.search(rf"\b{n}\b", nodes)]
+    constants = ", ".join([*tensors, *shared])
+    text = f"example ({x}) => ({y}) {f'<{constants}>' if constants else ''} {{ {nodes} }}"
+    return Example(note, text + functions, opset, options)
+
+
+TO_ONE: dict[str, Any] = {
+    "x": "double[N, 2, 4, 4] x",
+    "y": "double[N, 1, 4, 4] y",
+}  # forwards, into V
+
+SOURCES = {
+    "source-batch_normalization": (
+        graph(
+            "With `epsilon = 0`, `a = {2/√1, -1/√4}` and `b = {1 - 2·0, 0 + 0.5·3}`.",
+            "c = Conv(x, W); y = BN(c)",
+        ),
+    ),
+    "source-elementwise": (
+        graph(
+            "A BN that an exporter took apart: four maps in a row, one Conv.",
+            "c = Conv(x, W); d = Sub(c, mean); v = Add(var, eps); s = Sqrt(v); e = Div(d, s);"
+            "f = Mul(e, scale); y = Add(f, B)",
+            "double[2, 1, 1] scale = {2, -1}",
+            "double[2, 1, 1] B = {1, 0}",
+            "double[2, 1, 1] mean = {0, 3}",
+            "double[2, 1, 1] var = {0, 3}",
+            "double eps = {1}",
+        ),
+    ),
+    "source-normalization": (
+        graph(
+            "The node stays, with scale 1 and bias 0: its map went into the MatMul and the Add "
+            "behind it.",
+            "n = LayerNormalization<axis = -1>(x, s, b); p = MatMul(n, A); y = Add(p, k)",
+            "double[2] s = {2, -1}",
+            "double[2] b = {1, 4}",
+            "double[2, 1] A = {1, 3}",
+            "double[1] k = {5}",
+            x="double[N, T, 2] x",
+            y="double[N, T, 1] y",
+        ),
+    ),
+}
+
+ELEMENTWISE = {
+    "carrier-add": (
+        graph(
+            "`k` varies along the width. It becomes `a·k + b`, and the scale goes on to the Conv.",
+            "c = Conv(x, W); d = Add(c, k); y = BN(d)",
+            "double[4] k = {0, 1, 2, 3}",
+        ),
+        graph(
+            "Two branches: the scale goes to both, each with its own copy of `W`, and the "
+            "shift to the first that can take it.",
+            "c = Conv(x, W); d = Conv(z, W); e = Add(c, d); y = BN(e)",
+            x="double[N, 1, 4, 4] x, double[N, 1, 4, 4] z",
+        ),
+        graph(
+            "`k` becomes `(b + k)/a`, and the scale goes on to the Conv.",
+            "b = BN(x); d = Add(b, k); y = Conv(d, V)",
+            "double[4] k = {0, 1, 2, 3}",
+            **TO_ONE,
+        ),
+    ),
+    "carrier-mul": (
+        graph(
+            "`k` varies along height and width and takes the whole scale.",
+            "d = Mul(x, k); y = Mul(d, m)",
+            "double[2, 2] k = {1, 2, 3, 4}",
+            x="double[N, 2, 2, 2] x",
+            y="double[N, 2, 2, 2] y",
+        ),
+        graph(
+            "The Mul takes the scale; the shift, times 3, goes on to the Conv. Then the Mul, a map "
+            "itself, goes into the Conv too.",
+            "b = BN(x); d = Mul(b, three); y = Conv(d, V)",
+            "double three = {3}",
+            **TO_ONE,
+        ),
+    ),
+    "carrier-identity": (
+        graph("", "c = Conv(x, W); d = Identity(c); y = BN(d)"),
+        graph("", "b = BN(x); d = Identity(b); y = Conv(d, V)", **TO_ONE),
+    ),
+    "carrier-dropout": (
+        graph("", "c = Conv(x, W); d = Dropout(c); y = BN(d)"),
+        graph("", "b = BN(x); d = Dropout(b); y = Conv(d, V)", **TO_ONE),
+    ),
+    "carrier-cast": (
+        graph("Type 11 is double.", "c = Conv(x, W); d = Cast<to = 11>(c); y = BN(d)"),
+        graph("Type 11 is double.", "b = BN(x); d = Cast<to = 11>(b); y = Conv(d, V)", **TO_ONE),
+    ),
+    "carrier-rectifier": (
+        graph("", "c = Conv(x, W); d = Relu(c); y = Mul(d, m)"),
+        graph("", "b = Mul(x, m); d = LeakyRelu(b); y = Conv(d, V)", **TO_ONE),
+    ),
+}
+
+JOINTS = {
+    "carrier-concat": (
+        graph(
+            "One channel of the map for each of the Convs.",
+            "c = Conv(x, W); d = Conv(z, V); e = Concat<axis = 1>(c, d); y = BN(e)",
+            "double[1, 1, 1, 1] W = {1}",
+            "double[1, 1, 1, 1] V = {3}",
+            x="double[N, 1, 4, 4] x, double[N, 1, 4, 4] z",
+        ),
+        graph(
+            "The channel of `z` is multiplied by 1 and gets no shift.",
+            "b = BN(x); d = Concat<axis = 1>(b, z); y = Conv(d, V)",
+            "double[1, 3, 1, 1] V = {1, 3, 5}",
+            x="double[N, 2, 4, 4] x, double[N, 1, 4, 4] z",
+            y="double[N, 1, 4, 4] y",
+        ),
+    ),
+    "carrier-split": (
+        graph(
+            "The channels of `q` keep their weights.",
+            "c = Conv(x, W); p, q = Split<axis = 1, num_outputs = 2>(c); y = BN(p)",
+            "double[4, 1, 1, 1] W = {1, 3, 5, 7}",
+            y="double[N, 2, 4, 4] y, double[N, 2, 4, 4] q",
+        ),
+        graph(
+            "One channel of the map for each of the Convs.",
+            "b = BN(x); p, q = Split<axis = 1, num_outputs = 2>(b); y = Conv(p, W); z = Conv(q, V)",
+            "double[1, 1, 1, 1] W = {1}",
+            "double[1, 1, 1, 1] V = {3}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 4, 4] y, double[N, 1, 4, 4] z",
+        ),
+    ),
+    "carrier-pick": (
+        graph(
+            "Channels 1 and 2 of three.",
+            "c = Conv(x, W); d = Slice(c, from, to, axes); y = BN(d)",
+            "double[3, 1, 1, 1] W = {1, 3, 5}",
+            "int64[1] from = {1}",
+            "int64[1] to = {3}",
+            "int64[1] axes = {1}",
+        ),
+        graph(
+            "Channels in another order: so is the map.",
+            "b = BN(x); d = Gather<axis = 1>(b, order); y = Conv(d, V)",
+            "int64[2] order = {1, 0}",
+            **TO_ONE,
+        ),
+    ),
+}
+
+LAYOUT = {
+    "carrier-transpose": (
+        graph(
+            "Behind the Transpose the channels are the last axis, before it axis 1.",
+            "c = Conv(x, W); d = Transpose<perm = [0, 2, 3, 1]>(c); y = Mul(d, m)",
+            "double[2] m = {2, 3}",
+            y="double[N, 4, 4, 2] y",
+        ),
+        graph(
+            "",
+            "b = Mul(x, m); d = Transpose<perm = [0, 3, 1, 2]>(b); y = Conv(d, V)",
+            "double[2] m = {2, 3}",
+            x="double[N, 4, 4, 2] x",
+            y="double[N, 1, 4, 4] y",
+        ),
+    ),
+    "carrier-reshape": (
+        graph(
+            "Each channel of the BN is two columns of the Gemm.",
+            "c = Gemm(x, W); d = Reshape(c, shape); y = BN(d)",
+            "double[1, 4] W = {1, 3, 5, 7}",
+            "int64[3] shape = {0, 2, 2}",
+            x="double[N, 1] x",
+            y="double[N, 2, 2] y",
+        ),
+        graph(
+            "Each channel of the BN is two rows of the Gemm's weight.",
+            "b = BN(x); d = Flatten(b); y = Gemm(d, W)",
+            "double[4, 1] W = {1, 3, 5, 7}",
+            x="double[N, 2, 2] x",
+            y="double[N, 1] y",
+        ),
+    ),
+    "carrier-squeeze": (
+        graph(
+            "",
+            "c = Conv(x, W); d = Squeeze(c, axes); y = BN(d)",
+            "int64[2] axes = {2, 3}",
+            x="double[N, 1, 1, 1] x",
+            y="double[N, 2] y",
+        ),
+        graph(
+            "",
+            "b = BN(x); d = Unsqueeze(b, axes); y = Conv(d, V)",
+            "int64[2] axes = {2, 3}",
+            x="double[N, 2] x",
+            y="double[N, 1, 1, 1] y",
+        ),
+    ),
+}
+
+POSITIONS = {
+    "carrier-average_pool": (
+        graph("", "c = Conv(x, W); d = GlobalAveragePool(c); y = BN(d)", y="double[N, 2, 1, 1] y"),
+        graph(
+            "",
+            "b = BN(x); d = AveragePool<kernel_shape = [2, 2]>(b); y = Conv(d, V)",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 3, 3] y",
+        ),
+    ),
+    "carrier-max_pool": (
+        graph(
+            "No scale is negative here; see [negative-scale](why-negative-scale.md).",
+            "c = Conv(x, W); d = MaxPool<kernel_shape = [2, 2]>(c); y = BN(d)",
+            "double[2] scale = {2, 1}",
+            y="double[N, 2, 3, 3] y",
+        ),
+        graph(
+            "",
+            "b = BN(x); d = GlobalMaxPool(b); y = Conv(d, V)",
+            "double[2] scale = {2, 1}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 1, 1] y",
+        ),
+    ),
+    "carrier-reduction": (
+        graph(
+            "",
+            "c = Conv(x, W); d = ReduceMean<keepdims = 0>(c, axes); y = BN(d)",
+            "int64[2] axes = {2, 3}",
+            y="double[N, 2] y",
+        ),
+        graph(
+            "",
+            "b = BN(x); d = ReduceMean(b, axes); y = Conv(d, V)",
+            "int64[2] axes = {2, 3}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 1, 1] y",
+        ),
+    ),
+    "carrier-pad": (
+        graph(
+            "Padding with 0 lets a map without shift pass.",
+            "c = Conv(x, W); d = Pad(c, pads); y = Mul(d, m)",
+            "int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}",
+            y="double[N, 2, 6, 6] y",
+        ),
+        graph(
+            "Padding with the image's own border lets any map pass.",
+            'b = BN(x); d = Pad<mode = "reflect">(b, pads); y = Conv(d, V)',
+            "int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 6, 6] y",
+        ),
+    ),
+    "carrier-resize": (
+        graph(
+            "",
+            'c = Conv(x, W); d = Resize<mode = "nearest">(c, "", scales); y = BN(d)',
+            "float[4] scales = {1, 1, 2, 2}",
+            y="double[N, 2, 8, 8] y",
+        ),
+        graph(
+            "",
+            'b = BN(x); d = Resize<mode = "linear">(b, "", scales); y = Conv(d, V)',
+            "float[4] scales = {1, 1, 2, 2}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 8, 8] y",
+        ),
+    ),
+    "carrier-depth_to_space": (
+        graph(
+            "Four channels of the Conv become one of the BN: 0, 2, 4, 6 and 1, 3, 5, 7.",
+            "c = Conv(x, W); d = DepthToSpace<blocksize = 2>(c); y = BN(d)",
+            "double[8, 1, 1, 1] W = {1, 2, 3, 4, 5, 6, 7, 8}",
+            y="double[N, 2, 8, 8] y",
+        ),
+        graph(
+            "All four channels have the same map, so the one they become has it too.",
+            "b = Mul(x, m); d = DepthToSpace<blocksize = 2>(b); y = Conv(d, V)",
+            "double[4, 1, 1] m = {2, 2, 2, 2}",
+            "double[1, 1, 1, 1] V = {3}",
+            x="double[N, 4, 2, 2] x",
+            y="double[N, 1, 4, 4] y",
+        ),
+    ),
+    "carrier-space_to_depth": (
+        graph(
+            "All four channels have the same map, so the one they come from gets it.",
+            "c = Conv(x, W); d = SpaceToDepth<blocksize = 2>(c); y = Mul(d, m)",
+            "double[1, 1, 1, 1] W = {3}",
+            "double[4, 1, 1] m = {2, 2, 2, 2}",
+            y="double[N, 4, 2, 2] y",
+        ),
+        graph(
+            "Each channel of the BN becomes four of the Conv: 0, 2, 4, 6 and 1, 3, 5, 7.",
+            "b = BN(x); d = SpaceToDepth<blocksize = 2>(b); y = Conv(d, V)",
+            "double[1, 8, 1, 1] V = {1, 2, 3, 4, 5, 6, 7, 8}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 2, 2] y",
+        ),
+    ),
+}
+
+MATRIX: dict[str, Any] = {"x": "double[N, 2] x", "y": "double[N, 2] y"}
+SQUARE = "double[2, 2] A = {1, 3, 5, 7}"
+
+SINKS = {
+    "sink-conv": (
+        graph(
+            "The map acts on the output, so padding does not matter.",
+            "c = Conv<pads = [1, 1, 1, 1]>(x, W, bias); y = BN(c)",
+            "double[2] bias = {1, 2}",
+            y="double[N, 2, 6, 6] y",
+        ),
+    ),
+    "sink-conv_transpose": (
+        graph(
+            "Two groups: row i of `W` makes channel i.",
+            "c = ConvTranspose<group = 2>(x, W); y = BN(c)",
+            x="double[N, 2, 4, 4] x",
+        ),
+    ),
+    "sink-gemm": (
+        graph(
+            "`alpha` stays; `beta` is multiplied into C.",
+            "c = Gemm<alpha = 0.5, beta = 2.0>(x, A, C); y = BN(c)",
+            SQUARE,
+            "double[2] C = {1, 2}",
+            **MATRIX,
+        ),
+    ),
+    "sink-matmul": (
+        graph(
+            "`a` goes into the columns of `A`.",
+            "c = MatMul(x, A); y = Mul(c, m)",
+            SQUARE,
+            "double[2] m = {2, 3}",
+            **MATRIX,
+        ),
+        graph(
+            "A MatMul has no bias: between matrices the shift stays as an Add, which runtimes "
+            "take into one Gemm.",
+            "c = MatMul(x, A); y = BN(c)",
+            SQUARE,
+            **MATRIX,
+        ),
+    ),
+    "sink-batch_normalization": (
+        graph(
+            "Only `scale` and `B` change.",
+            "c = BN(x); y = Mul(c, m)",
+            x="double[N, 2, 4, 4] x",
+        ),
+    ),
+    "forward-sink-conv_of_affine": (
+        graph(
+            "The Conv does not pad, so it takes the shift as well: `Σ V·b = 1·1 + 3·1.5`.",
+            "b = BN(x); y = Conv(b, V)",
+            **TO_ONE,
+        ),
+        graph(
+            "With padding, a map without shift is absorbed.",
+            "b = BN(x); y = Conv<pads = [1, 1, 1, 1]>(b, V)",
+            *NO_SHIFT,
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 6, 6] y",
+        ),
+    ),
+    "forward-sink-conv_transpose_of_affine": (
+        graph(
+            "",
+            "b = Mul(x, m); y = ConvTranspose(b, U)",
+            "double[2, 1, 1, 1] U = {1, 3}",
+            **TO_ONE,
+        ),
+    ),
+    "forward-sink-gemm_of_affine": (
+        graph(
+            "`a` goes into the rows of `A`, and `b A` into C.",
+            "b = BN(x); y = Gemm(b, A, C)",
+            SQUARE,
+            "double[2] C = {1, 2}",
+            **MATRIX,
+        ),
+    ),
+    "forward-sink-matmul_of_affine": (
+        graph(
+            "`a` goes into the rows of `A`; the shift `b A` goes on, into the Add.",
+            "b = BN(x); c = MatMul(b, A); y = Add(c, k)",
+            SQUARE,
+            "double[2] k = {1, 2}",
+            **MATRIX,
+        ),
+    ),
+    "forward-sink-batch_normalization_of_affine": (
+        graph(
+            "Only `scale` and `B` change.",
+            "b = Mul(x, m); y = BN(b)",
+            x="double[N, 2, 4, 4] x",
+        ),
+    ),
+}
+
+BEYOND = {
+    "beyond-branches": (
+        graph(
+            "A RepVGG block: a 3×3 Conv, a 1×1 Conv and a BN of the same `x`. The `2` of the 1×1 "
+            "Conv and the `3` of the BN are added to the tap in the middle.",
+            "c = Conv<pads = [1, 1, 1, 1]>(x, W); d = Conv(x, V); e = BN(x); f = Add(c, d);"
+            "y = Add(f, e)",
+            "double[1, 1, 3, 3] W = {1, 2, 3, 4, 5, 6, 7, 8, 9}",
+            "double[1, 1, 1, 1] V = {2}",
+            "double[1] scale = {3}",
+            "double[1] B = {1}",
+            "double[1] mean = {0}",
+            "double[1] var = {1}",
+            y="double[N, 1, 4, 4] y",
+        ),
+    ),
+    "beyond-baking": (
+        graph(
+            "Weight norm: the weight is `direction·length`, computed at every run.",
+            "weight = Mul(direction, length); y = Conv(x, weight)",
+            "double[2, 1, 1, 1] direction = {1, -1}",
+            "double[2, 1, 1, 1] length = {3, 5}",
+        ),
+    ),
+    "beyond-quantized": (
+        graph(
+            "The scales get `|a| = {2, 0.5}`; the integers of channel 1 change their sign.",
+            "weight = DequantizeLinear<axis = 0>(q, s); c = Conv(x, weight); y = BN(c)",
+            "int8[2, 1, 1, 1] q = {10, 30}",
+            "float[2] s = {1, 2}",
+            *SINGLE,
+            x="float[N, 1, 4, 4] x",
+            y="float[N, 2, 4, 4] y",
+        ),
+    ),
+}
+
+FUNCTION = """
+<domain: "local", opset_import: ["" : 21]>
+block <e> (x, W, p) => (y) {
+  c = Conv(x, W)
+  y = BatchNormalization<epsilon: float = @e>(c, p, p, p, p)
+}"""
+
+REASONS = {
+    "why-training-mode": graph(
+        "",
+        "c = Conv(x, W);"
+        "y = BatchNormalization<epsilon = 0.0, training_mode = 1>(c, scale, B, mean, var)",
+    ),
+    "why-per-activation": graph(
+        "",
+        "c = Conv(x, W); y = BatchNormalization<spatial = 0>(c, p, p, p, p)",
+        "double[2, 1, 2] p = {1, 2, 3, 4}",
+        x="double[N, 1, 1, 2] x",
+        y="double[N, 2, 1, 2] y",
+        opset=8,
+    ),
+    "why-not-constant": graph(
+        "`mean` is an input.",
+        "c = Conv(x, W); y = BN(c)",
+        x="double[N, 1, 4, 4] x, double[2] mean",
+    ),
+    "why-overridable": graph(
+        "`mean` is an input with a default value.",
+        "c = Conv(x, W); y = BN(c)",
+        x="double[N, 1, 4, 4] x, double[2] mean = {0, 3}",
+    ),
+    "why-not-finite": graph(
+        "`epsilon` is 0 and so is a variance.",
+        "c = Conv(x, W); y = BN(c)",
+        "double[2] var = {1, 0}",
+    ),
+    "why-not-linear": graph("", "c = Conv(x, W); d = Sigmoid(c); y = BN(d)"),
+    "why-graph-input": graph(
+        "",
+        "y = BN(x)",
+        x="double[N, 2, 4, 4] x",
+    ),
+    "why-fan-out": graph("", "c = Conv(x, W); d = Relu(c); b = BN(c); y = Add(b, d)"),
+    "why-graph-output": graph(
+        "", "c = Conv(x, W); y = BN(c)", y="double[N, 2, 4, 4] c, double[N, 2, 4, 4] y"
+    ),
+    "why-custom-operator": graph("", "c = custom.Conv(x, W); y = BN(c)"),
+    "why-attribute-reference": graph(
+        "Functions with norms are put where they are called, unless that would make too large a "
+        "graph, as here with `max_inlined_nodes=0`. One definition then serves every `e`.",
+        "y = local.block<e = 0.5>(x, W, p)",
+        "double[2] p = {1, 2}",
+        functions=FUNCTION,
+        max_inlined_nodes=0,
+    ),
+    "why-unknown-rank": graph(
+        "Whether axis 1 holds the columns of the product depends on the rank of `x`.",
+        "c = MatMul(x, A); y = BN(c)",
+        SQUARE,
+        *NO_SHIFT,
+        x="double[] x",
+        y="double[] y",
+    ),
+    "why-no-channel": graph(
+        "The norm is over the height, axis 1 behind the Transpose and 2 before it; the Conv's "
+        "weight has one value for all rows.",
+        "c = Conv(x, W); d = Transpose<perm = [0, 2, 3, 1]>(c); y = BN(d)",
+        x="double[N, 1, 2, 2] x",
+        y="double[N, 2, 2, 2] y",
+    ),
+    "why-overflow": graph(
+        "",
+        "c = Conv(x, W); y = BN(c)",
+        "float[1, 1, 1, 1] W = {1e30}",
+        "float[1] scale = {1e30}",
+        *ONES,
+        x="float[N, 1, 4, 4] x",
+        y="float[N, 1, 4, 4] y",
+    ),
+    "why-underflow": graph(
+        "",
+        "c = Conv(x, W); y = BN(c)",
+        "float[1, 1, 1, 1] W = {1e-30}",
+        "float[1] scale = {1e-30}",
+        "float[1] B = {0}",
+        "float[1] mean = {0}",
+        "float[1] var = {1}",
+        x="float[N, 1, 4, 4] x",
+        y="float[N, 1, 4, 4] y",
+    ),
+    "why-weight-not-finite": graph(
+        "", "c = Conv(x, W); y = BN(c)", "double[2, 1, 1, 1] W = {1, inf}"
+    ),
+    "why-no-bias": graph(
+        "Only between matrices the shift may [stay behind as an Add](sink-matmul.md).",
+        "c = MatMul(A, x); y = BN(c)",
+        SQUARE,
+        x="double[N, 2, 4] x",
+        y="double[N, 2, 4] y",
+    ),
+    "why-padded-shift": graph(
+        "",
+        "b = BN(x); y = Conv<pads = [1, 1, 1, 1]>(b, V)",
+        x="double[N, 2, 4, 4] x",
+        y="double[N, 1, 6, 6] y",
+    ),
+    "why-negative-scale": graph(
+        "",
+        "c = Conv(x, W); d = MaxPool<kernel_shape = [2, 2]>(c); y = BN(d)",
+        y="double[N, 2, 3, 3] y",
+    ),
+    "why-shift-across": graph(
+        "No scale is negative, so that the shift alone is in the way.",
+        "c = Conv(x, W); d = Relu(c); y = BN(d)",
+        "double[2] scale = {2, 1}",
+    ),
+    "why-unknown-shape": graph(
+        "`shape` is known at run time only.",
+        "c = Conv(x, W); d = Reshape(c, shape); y = BN(d)",
+        x="double[N, 1, 4, 4] x, int64[3] shape",
+        y="double[N, 2, M] y",
+    ),
+    "why-mixed-channels": graph(
+        "Each channel of the Conv is two of the norm's, which have different scales.",
+        "c = Conv(x, W); d = Flatten(c); y = BatchNormalization<epsilon = 0.0>(d, p, p, p, p)",
+        "double[4] p = {1, 2, 3, 4}",
+        x="double[N, 1, 1, 2] x",
+        y="double[N, 4] y",
+    ),
+    "why-reached-twice": graph(
+        "The channels change places. Each gets its part of the map, and both come from one Conv.",
+        "c = Conv(x, W); p, q = Split<axis = 1, num_outputs = 2>(c);"
+        "d = Concat<axis = 1>(q, p); y = BN(d)",
+    ),
+    "why-read-in-body": graph(
+        "",
+        """b = BN(x); y = If (flag) <
+        then_branch = then () => (double[N, 1, 4, 4] u) { u = Conv(b, V) },
+        else_branch = otherwise () => (double[N, 1, 4, 4] v) { v = Conv(b, V) }>""",
+        x="double[N, 2, 4, 4] x, bool flag",
+        y="double[N, 1, 4, 4] y",
+    ),
+    "why-extra-output": graph(
+        "",
+        "c = Conv(x, W); d, at = MaxPool<kernel_shape = [2, 2]>(c); y = BN(d)",
+        "double[2] scale = {2, 1}",
+        y="double[N, 2, 3, 3] y, int64[N, 2, 3, 3] at",
+    ),
+    "why-quantized": graph(
+        "Channel 1 would need the integer 128.",
+        "weight = DequantizeLinear<axis = 0>(q, s); c = Conv(x, weight); y = BN(c)",
+        "int8[2, 1, 1, 1] q = {10, -128}",
+        "float[2] s = {1, 2}",
+        *SINGLE,
+        x="float[N, 1, 4, 4] x",
+        y="float[N, 2, 4, 4] y",
+    ),
+    "why-too-long": graph(
+        "Ten thousand nodes between the Conv and the BN.",
+        "c = Conv(x, W); d0 = Identity(c);"
+        + ";".join(f"d{i} = Identity(d{i - 1})" for i in range(1, 10_000))
+        + "; y = BN(d9999)",
+    ),
+}
+
+EXAMPLES: dict[str, tuple[Example, ...]] = {
+    **SOURCES,
+    **ELEMENTWISE,
+    **JOINTS,
+    **LAYOUT,
+    **POSITIONS,
+    **SINKS,
+    **BEYOND,
+    **{page: (example,) for page, example in REASONS.items()},
+}
