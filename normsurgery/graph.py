@@ -203,6 +203,13 @@ class Scope:
         """
         return [node for node in self.readers.get(name, ()) if not is_blind(node, name)]
 
+    def is_read(self, name: str) -> bool:
+        """Whether anything sees the numbers of a value; an output left out has no name."""
+        if not name:
+            return False
+        kept = name in self.outputs or name in self.pinned
+        return kept or bool(self.value_readers(name))
+
     def only_reader(self, name: str) -> bool:
         """Whether one input slot of one node is all that reads the numbers of a value."""
         kept = name in self.outputs or name in self.pinned

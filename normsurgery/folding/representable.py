@@ -32,13 +32,15 @@ def check(edits: Iterable[Edit]) -> Obstacle | None:
         elem_type = edit.tensor.elem_type
         if elem_type not in dtypes.FLOATS:  # integers are made to fit
             continue
-        peaks = peak(edit.tensor)
+        peaks = np.abs(edit.tensor.float64()) if edit.product else peak(edit.tensor)
         if not np.all(np.isfinite(peaks)):
             return obstacles.weight_not_finite(edit.node, edit.wanted)
         over = np.argwhere(peaks > dtypes.largest(elem_type))
         if over.size:
             return obstacles.overflow(edit.node, edit.wanted, _channel(over[0], peaks), elem_type)
-        if not edit.tensor.factors:  # a sum, as a bias is: small means small next to the rest
+        if (
+            not edit.tensor.factors and not edit.product
+        ):  # a sum, as a bias is: small means small next to the rest
             continue
         under = np.argwhere(
             (peaks > 0) & (peaks < dtypes.tiny(elem_type)) & ~_vanishes(edit, peaks)

@@ -101,6 +101,7 @@ class Edit:
     beside: what is added to the sum of products with these coefficients, aligned with the tensor's
     factors; terms: how many products that sum has. They tell whether what underflows matters.
     dequantize: for integers, what makes numbers of them.
+    product: each element of the tensor is multiplied with a value of its own, as a scale is.
     """
 
     node: NodeProto
@@ -112,6 +113,7 @@ class Edit:
     beside: Float64 | None = field(default=None, compare=False)
     terms: int = 1
     dequantize: Dequantize | None = None
+    product: bool = False
 
 
 @dataclass(frozen=True)

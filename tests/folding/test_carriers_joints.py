@@ -256,3 +256,18 @@ def test_gather_by_indices_of_run_time() -> None:
 def test_map_of_a_table_that_is_gathered_from_is_no_map_of_the_indices() -> None:
     model = backwards("j = Cast<to=7>(c)\n d = Gather<axis=1>(x, j)")
     assert slug_of(model, "Gather", slot=1) == "not-linear"
+
+
+def test_split_output_that_only_its_shape_is_read_of() -> None:
+    model = parse(
+        """g (double[N, 4, 8] x) => (double[N, 3, 8] y, int64[3] s) {
+          r = Sigmoid(x)
+          n = BatchNormalization(r, scale, B, mean, var)
+          p, q = Split<axis = 1, num_outputs = 2>(n)
+          y = Conv(p, W)
+          s = Shape(q)
+        }""",
+        W=weights(3, 2, 1),
+        **bn(4),
+    )
+    assert_folds(model, ["Sigmoid", "Split", "Conv", "Shape"])

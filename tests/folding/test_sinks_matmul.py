@@ -234,3 +234,19 @@ def test_the_add_behind_a_matmul_is_the_bias_of_the_norm() -> None:
         **bn(3),
     )
     assert_folds(model, ["MatMul", "Add", "Transpose", "Transpose"])
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-10])
+def test_scale_of_a_batch_norm_that_underflows(scale: float) -> None:
+    """Two scales of 1e-25 are 1e-50 in one: below what float32 holds at all."""
+    text = """g (float[N, 5, 4] x) => (float[N, 5, 4] y) {
+      r = Sigmoid(x)
+      c = BatchNormalization(r, scale, B, mean, var)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    parameters = bn(5, dtype=np.float32)
+    parameters["scale"][2] = scale
+    result = normsurgery.fold(parse(text, **parameters))
+    assert result.report.after == (2 if scale == 1e-25 else 1)
+    slugs = [k.slug for k in result.report.kept]
+    assert slugs == (["not-linear", "underflow"] if scale == 1e-25 else ["not-linear"])

@@ -112,7 +112,8 @@ def _absorbed(
     axis: int | None = None,
 ) -> Carried:
     tensor = Computed(np.asarray(value), (), found.constant.elem_type)
-    edit = Edit(site.node, 1 - found.slot, tensor, derived(found.constant.name))
+    product = site.node.op_type in {"Mul", "Div"}
+    edit = Edit(site.node, 1 - found.slot, tensor, derived(found.constant.name), product=product)
     rest = site.through(onward, axis, found.slot).onward if more else ()
     return Carried((edit,), rest)
 

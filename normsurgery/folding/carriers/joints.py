@@ -56,7 +56,7 @@ def split(site: Site) -> Carried | Obstacle:
     if rank is None:
         return obstacles.unknown_rank(node.input[0])
     axis = int_attribute(node, "axis", 0) % rank
-    used = [o for o in node.output if o and (site.scope.readers.get(o) or o in site.scope.outputs)]
+    used = [name for name in node.output if site.scope.is_read(name)]
     if site.forwards and (axis != site.axis or affine.uniform):
         return Carried((), tuple((name, affine, site.axis) for name in used))
     if axis != site.axis and not affine.uniform:

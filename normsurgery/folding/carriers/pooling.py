@@ -41,7 +41,7 @@ def max_pool(site: Site) -> Carried | Obstacle:
     """
     if site.axis > 1 and not site.affine.uniform:
         return obstacles.mixed_channels(site.node)
-    if any(site.node.output[1:]):
+    if any(site.scope.is_read(name) for name in site.node.output[1:]):
         return obstacles.extra_output(site.node)
     if np.any(site.affine.a < 0):
         return obstacles.negative_scale(site.node)

@@ -33,8 +33,9 @@ def batch_normalization(site: Site) -> tuple[Edit, ...] | Obstacle:
     if isinstance(affine, Obstacle):
         return affine
     a, b = affine.a, affine.b
+    new_scale = Computed(a * scale.float64(), (), scale.elem_type)
     return (
-        Edit(site.node, 1, Computed(a * scale.float64(), (), scale.elem_type), derived(scale.name)),
+        Edit(site.node, 1, new_scale, derived(scale.name), product=True),
         Edit(site.node, 2, Computed(a * B.float64() + b, (), B.elem_type), derived(B.name)),
     )
 
@@ -69,6 +70,6 @@ def batch_normalization_of_affine(site: Site) -> tuple[Edit, ...] | Obstacle:
     shift = s * (affine.a * mean + affine.b - mean)
     new_B = Computed(B + shift, (), constants[1].elem_type)
     return (
-        Edit(site.node, 1, new_scale, derived(constants[0].name)),
+        Edit(site.node, 1, new_scale, derived(constants[0].name), product=True),
         Edit(site.node, 2, new_B, derived(constants[1].name)),
     )
