@@ -9,7 +9,7 @@ convolution with the sum of the kernels, each laid where its taps fall. Source: 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Branch:
     """One operand of the Add, as a convolution of ``value``.
 
     weight: (C_out, C_in/group, …) or None for a map per channel (``affine``; None is identity).
+    sign: −1 for what a Sub takes away.
     """
 
     value: str
@@ -61,6 +62,7 @@ class Branch:
     weight: Constant | None = None
     bias: Constant | None = None
     affine: ChannelAffine | None = None
+    sign: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def merge(scope: Scope, node: NodeProto, limits: Limits) -> Union | None:
     Return None, and change nothing, where that is not exact, or would make the kernel larger than
     those it replaces.
     """
-    if node.op_type not in {"Add", "Sum"} or len(node.input) != 2:
+    if node.op_type not in {"Add", "Sub", "Sum"} or len(node.input) != 2:
         return None
     if node.input[0] == node.input[1] or refuse_foreign(scope, node) is not None:
         return None
@@ -114,13 +116,15 @@ def merge(scope: Scope, node: NodeProto, limits: Limits) -> Union | None:
 def _pairs(scope: Scope, node: NodeProto, limits: Limits) -> list[tuple[Branch, Branch]]:
     """Return the ways to read the operands as a Conv and something to add to it."""
     pairs = []
+    signs = (1.0, -1.0) if node.op_type == "Sub" else (1.0, 1.0)
     for i in (0, 1):
         conv = _conv(scope, node.input[i], limits)
         if conv is None:
             continue
         name = node.input[1 - i]
         others = [_conv(scope, name, limits), _affine(scope, name, limits), Branch(name, None)]
-        pairs += [(conv, other) for other in others if other is not None]
+        conv = replace(conv, sign=signs[i])
+        pairs += [(conv, replace(o, sign=signs[1 - i])) for o in others if o is not None]
     return pairs
 
 
@@ -183,7 +187,10 @@ def _union(conv: Branch, other: Branch) -> Geometry | None:
     n = len(a.taps)
     b = other.geometry
     if b is None:  # a map per channel: one tap at offset 0, as many channels out as in
-        if conv.weight.shape[0] != conv.weight.shape[1] * a.group:
+        channels = conv.weight.shape[0]
+        if channels != conv.weight.shape[1] * a.group:
+            return None
+        if other.affine is not None and other.affine.of(channels) is None:
             return None
         b = Geometry((0,) * n, (1,) * n, (1,) * n, (1,) * n, (0,) * n, a.group)
         elem_types = {conv.weight.elem_type}
@@ -222,13 +229,14 @@ def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
         if branch.weight is not None and branch.geometry is not None:
             where = _placed(branch.geometry, union)
             for row, values in slabs(branch.weight.tensor):
-                total[(slice(row, row + len(values)), slice(None), *where)] += values
+                rows = slice(row, row + len(values))
+                total[(rows, slice(None), *where)] += branch.sign * values
         else:
             affine = branch.affine
             a = np.ones(shape[0]) if affine is None else _vector(affine, shape[0])[0]
             channels = np.arange(shape[0])
             centre: Any = [-start // d for start, d in zip(union.first, union.step, strict=True)]
-            total[(channels, channels % shape[1], *centre)] += a
+            total[(channels, channels % shape[1], *centre)] += branch.sign * a
     return Computed(total, (), conv.weight.elem_type)
 
 
@@ -246,9 +254,9 @@ def _placed(geometry: Geometry, union: Geometry) -> tuple[slice, ...]:
 def _bias(conv: Branch, other: Branch) -> Computed | None:
     assert conv.weight is not None  # noqa: S101
     channels = conv.weight.shape[0]
-    parts: list[Float64] = [b.bias.float64() for b in (conv, other) if b.bias is not None]
+    parts: list[Float64] = [b.sign * b.bias.float64() for b in (conv, other) if b.bias is not None]
     if other.affine is not None:
-        parts.append(_vector(other.affine, channels)[1])
+        parts.append(other.sign * _vector(other.affine, channels)[1])
     return Computed(np.sum(parts, axis=0), (), conv.weight.elem_type) if parts else None
 
 

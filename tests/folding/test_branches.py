@@ -52,6 +52,22 @@ def test_order_does_not_matter(order: str) -> None:
     assert_folds(model, ["Sigmoid", "Conv"])
 
 
+@pytest.mark.parametrize("order", ["Sub(p, q)", "Sub(q, p)"])
+@pytest.mark.parametrize("second", ["Conv(r, W1, b)", "BatchNormalization(r, scale, B, mean, var)"])
+def test_difference_of_branches(order: str, second: str) -> None:
+    tensors = {"W1": weights(4, 4, 1, 1, seed=3), "b": weights(4)}
+    used = tensors if "W1" in second else bn(4)
+    model = block(
+        "Conv<pads=[1, 1, 1, 1]>(r, W3, c)",
+        second,
+        order,
+        W3=weights(4, 4, 3, 3),
+        c=weights(4, seed=5),
+        **used,
+    )
+    assert_folds(model, ["Sigmoid", "Conv"])
+
+
 def test_identity_branch() -> None:
     model = block("Conv<pads=[1, 1, 1, 1]>(r, W)", "Identity(r)", W=weights(4, 4, 3, 3))
     direct = block("Conv<pads=[1, 1, 1, 1]>(r, W)", "Relu(x)", "Add(p, r)", W=weights(4, 4, 3, 3))
