@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -20,11 +19,13 @@ def temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     as it was. Permissions follow the umask. Raises ``OSError``.
     """
     # 50 characters are at most 200 bytes: the whole stays under the 255 that a name may have
-    name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}.tmp")
+    name = path.with_name(f".{path.name[:50]}.{os.urandom(6).hex()}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with contextlib.ExitStack() as last:
         last.callback(_remove, name)
-        file = os.fdopen(os.open(name, flags, 0o666), "w+b", buffering=1 << 20)
+        file = os.fdopen(
+            os.open(name, flags, 0o666), "w+b", buffering=1 << 14
+        )  # blocks are larger: no copy
         last.callback(_close, file)
         yield name, file
 

@@ -120,23 +120,36 @@ class Scratch:
         return buffer[: block.size].reshape(block.shape)
 
 
-def error_in_ulp(
-    exact: Float64, rounded: Array, elem_type: int, scratch: Scratch | None = None
-) -> Float64:
+def error_in_ulp(exact: Float64, rounded: Array, elem_type: int) -> Float64:
     """Return ``|rounded − exact|`` in units of the last place of the smaller of the two.
 
     A correct rounding is within 0.5, and any other is not unless ``exact`` is half way. Non-finite
-    where either side is. The result lies in ``scratch``, if given, and is gone with its next use.
+    where either side is.
     """
-    scratch = scratch or Scratch()
-    error, unit = scratch.like(-1, exact), scratch.like(-2, exact)
+    return _relative_error(exact, rounded, elem_type, Scratch()) * 2.0 ** _SIGNIFICAND[elem_type]
+
+
+def ulps(exact: Float64, rounded: Array, elem_type: int, scratch: Scratch) -> tuple[float, float]:
+    """Return the largest and the sum of ``error_in_ulp``; the block must not be empty."""
+    error = _relative_error(exact, rounded, elem_type, scratch)
+    one = 2.0 ** _SIGNIFICAND[elem_type]
+    return float(error.max()) * one, float(error.sum()) * one
+
+
+def _relative_error(exact: Float64, rounded: Array, elem_type: int, scratch: Scratch) -> Float64:
+    """Return ``|rounded − exact|`` over the power of two below the smaller of the two."""
+    error, unit, other = (scratch.like(-i, exact) for i in (1, 2, 3))
+    np.copyto(error, rounded)
+    # 2**exponent of a float64 is what remains when its significand's bits and sign are cleared,
+    # and as integers such powers compare as they do as numbers
+    mask = np.uint64(0x7FF0_0000_0000_0000)
+    np.copyto(other, exact)
+    bits, others = unit.view(np.uint64), other.view(np.uint64)
+    np.bitwise_and(error.view(np.uint64), mask, out=bits)
+    np.minimum(bits, np.bitwise_and(others, mask, out=others), out=bits)
+    np.maximum(bits, np.float64(_TINY[elem_type]).view(np.uint64), out=bits)
+    # the reciprocal of a power of two, by its exponent: division is slow
+    np.subtract(np.uint64(0x7FE0_0000_0000_0000), bits, out=bits)
     with np.errstate(invalid="ignore", over="ignore"):
-        np.copyto(error, rounded)
-        np.minimum(np.abs(error, out=unit), np.abs(exact), out=unit)
-        # 2**exponent of a float64 is what remains when its significand's bits are cleared
-        bits = unit.view(np.uint64)
-        np.bitwise_and(bits, np.uint64(0x7FF0_0000_0000_0000), out=bits)
-        np.maximum(unit, _TINY[elem_type], out=unit)
         np.abs(np.subtract(error, exact, out=error), out=error)
-        np.divide(error, unit, out=error)
-        return np.multiply(error, 2.0 ** _SIGNIFICAND[elem_type], out=error)
+        return np.multiply(error, unit, out=error)

@@ -38,6 +38,8 @@ class Model:
     store: gives every tensor's values; the only reader of tokens and external data.
     external, checksum: whether it came with external data, and with checksums of it.
     source: the bytes that it was loaded from.
+    trailer: gives serialized fields to write last (protobuf joins repeated ones), when they are
+    needed: what they say may still be computed while the weights are written.
     """
 
     proto: ModelProto
@@ -46,6 +48,7 @@ class Model:
     external: bool = False
     checksum: bool = False
     source: Source | None = None
+    trailer: Callable[[], bytes] = bytes
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -103,9 +106,11 @@ def _load(source: Source, path: Path | None, name: str) -> Model:
     bad = next(foreign_names(proto), None)
     if bad is not None:
         raise InvalidModelError(f"{name} is not an ONNX model: the name {bad!r} is no UTF-8")
+    outside = []
     for tensor in tensors_in(proto):
         store.check(tensor)
-    outside = [t for t in tensors_in(proto) if t.data_location == TensorProto.EXTERNAL]
+        if tensor.data_location == TensorProto.EXTERNAL:
+            outside.append(tensor)
     checksum = any(entry.key == "checksum" for t in outside for entry in t.external_data)
     return Model(proto, store, path, bool(outside), checksum, source)
 
@@ -127,7 +132,7 @@ def write(model: Model, target: BinaryIO) -> None:
 
     Raises ``UsageError`` if that is over protobuf's 2 GiB.
     """
-    content = Content.of(model.proto, model.store)
+    content = Content.of(model.proto, model.store, model.trailer)
     if content.size() > PROTOBUF_LIMIT:
         raise UsageError("the result is over 2 GiB, too large for one message; save it to a file")
     content.write(target)
@@ -153,18 +158,17 @@ def save(
     """
     path = Path(path)
     check_output(path, force=force)
-    content = Content.of(model.proto, model.store)
-    was_external = [t.data_location == TensorProto.EXTERNAL for t in tensors_in(model.proto)]
+    content = Content.of(model.proto, model.store, model.trailer)
+    too_large = content.size() > PROTOBUF_LIMIT
     if external is None:
-        external = model.external or content.size() > PROTOBUF_LIMIT
-    beside = (
-        datafile.moved_out(content, path, was_external=was_external, checksum=model.checksum)
-        if external
-        else contextlib.nullcontext()
-    )
+        external = model.external or too_large
+    beside: contextlib.AbstractContextManager[Path | None] = contextlib.nullcontext()
+    if external:
+        was = [t.data_location == TensorProto.EXTERNAL for t in tensors_in(model.proto)]
+        beside = datafile.moved_out(content, path, was_external=was, checksum=model.checksum)
     try:
         with beside as data_path:
-            if content.size() > PROTOBUF_LIMIT:
+            if too_large and (not external or content.size() > PROTOBUF_LIMIT):
                 where = "even with its initializers outside" if external else "without a data file"
                 raise UsageError(f"{path} would be over 2 GiB {where}")
             with atomic.temporary(path) as (name, target):

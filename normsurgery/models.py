@@ -6,13 +6,19 @@ import os
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
 import normsurgery
 from normsurgery import io
 from normsurgery.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+SOURCE = "normsurgery.source_sha256"
 
 
 class Form(Enum):
@@ -48,23 +54,26 @@ def give_back(model: io.Model, form: Form) -> Any:
     return proto
 
 
-def stamp(model: io.Model, verb: str, source_hash: str) -> None:
+def stamp(model: io.Model, verb: str, source_hash: Callable[[], str]) -> None:
     """Record in ``metadata_props`` what made the model: version, verb and source.
 
-    source_hash: SHA-256 of the source file, without its external data; of the serialized model,
-    if it came as an object.
+    source_hash: gives the SHA-256 of the source file, without its external data, or of the
+    serialized model if it came as an object. It is asked when the model is written.
     """
-    entries = {
-        "normsurgery.version": normsurgery.__version__,
-        "normsurgery.verb": verb,
-        "normsurgery.source_sha256": source_hash,
-    }
-    for key, value in entries.items():
-        found = next((e for e in model.proto.metadata_props if e.key == key), None)
-        if found is None:
-            model.proto.metadata_props.add(key=key, value=value)
-        else:
-            found.value = value
+    ours = {"normsurgery.version": normsurgery.__version__, "normsurgery.verb": verb}
+    props = model.proto.metadata_props
+    for i in range(len(props) - 1, -1, -1):
+        if props[i].key in {*ours, SOURCE}:
+            del props[i]
+    for key, value in ours.items():
+        props.add(key=key, value=value)
+
+    def trailer() -> bytes:
+        last = ModelProto()
+        last.metadata_props.add(key=SOURCE, value=source_hash())
+        return last.SerializeToString()
+
+    model.trailer = trailer
 
 
 def _copy(proto: ModelProto) -> ModelProto:

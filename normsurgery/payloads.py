@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
-from normsurgery.dtypes import FLOATS, Array, Float64, Scratch, error_in_ulp, numpy_dtype, round_to
+from normsurgery.dtypes import FLOATS, Array, Float64, Scratch, numpy_dtype, round_to, ulps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,11 +158,10 @@ class Computed:
             if target is not None:
                 target.write(np.ascontiguousarray(rounded).view(np.uint8).data)
             if exact.size and self.elem_type in FLOATS:
-                error = error_in_ulp(exact, rounded, self.elem_type, scratch)
-                worst = float(error.max())
-                certificate.count += error.size
+                worst, total = ulps(exact, rounded, self.elem_type, scratch)
+                certificate.count += exact.size
                 certificate.max_ulp = max(certificate.max_ulp, inf if isnan(worst) else worst)
-                certificate.sum_ulp += float(error.sum())
+                certificate.sum_ulp += total
         self.certificate = certificate
         return certificate
 

@@ -8,7 +8,7 @@ those fields: everything reads tensors through ``array`` and makes them through 
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +45,7 @@ class TensorStore:
     def __init__(self, path: Path | None) -> None:
         """``path``: the model's file, that external data lies beside; None if it has none."""
         self.path = path
-        self.nonce = secrets.token_bytes(wire.TOKEN_LENGTH - 4)
+        self.nonce = os.urandom(wire.TOKEN_LENGTH - 4)
         self.payloads: dict[int, tuple[Payload, int]] = {}
         self._files: dict[str, ClosedFile] = {}
 
@@ -168,15 +168,17 @@ def tensors_in(message: Message, kind: str = "ModelProto") -> Iterator[TensorPro
 
 
 def _children(message: Message, kind: str) -> Iterator[tuple[Message, str]]:
-    for number, child in wire.CHILDREN[kind].items():
-        field = message.DESCRIPTOR.fields_by_number.get(number)
-        if field is None:  # an older onnx does not know the field
+    children = wire.CHILDREN[kind]
+    if not children:
+        return
+    for field, value in message.ListFields():  # those that are set: few of the many there are
+        child = children.get(field.number)
+        if child is None:
             continue
-        value = getattr(message, field.name)
-        if not isinstance(value, Message):
-            yield from ((item, child) for item in value)
-        elif message.HasField(field.name):
+        if isinstance(value, Message):
             yield value, child
+        else:
+            yield from ((item, child) for item in value)
 
 
 def foreign_names(message: Message, kind: str = "ModelProto") -> Iterator[bytes]:

@@ -86,7 +86,7 @@ def fold(
     Raises ``InvalidModelError``, ``GraphError``, ``UnsafeModelError`` or ``ModelIOError``.
     """
     content, form = models.take(model)
-    source_hash = sha256(content.source) if content.source is not None else lambda: ""
+    source_hash = sha256(content.source) if content.source is not None else str
     limits = Limits(max_constant_bytes)
     inlined = inlining.inline(content, max_inlined_nodes)
     graph = Graph(content, freeze_inputs=freeze_inputs)
@@ -101,7 +101,7 @@ def fold(
     for scope in graph.scopes:
         edits.finish(scope)
     report.after = _count(graph)
-    models.stamp(content, "fold", source_hash())
+    models.stamp(content, "fold", source_hash)
     return FoldResult(report, content, form)
 
 

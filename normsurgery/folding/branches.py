@@ -8,7 +8,6 @@ convolution with the sum of the kernels, each laid where its taps fall. Source: 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +220,8 @@ def _union(conv: Branch, other: Branch) -> Geometry | None:
 
 def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
     """Return the sum of the kernels in float64, kept in a temporary file as large ones can be."""
+    import tempfile
+
     assert conv.weight is not None  # noqa: S101
     assert conv.geometry is not None  # noqa: S101
     shape = (*conv.weight.shape[:2], *union.taps)
