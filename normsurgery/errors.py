@@ -15,7 +15,8 @@
     └── MissingPackageError        6   NS-E600  a package or provider that the call needs is absent
 
 An error is one line: what is wrong, with which tensor, node or file, and what to do next.
-The code is stable: scripts may match it. The exit status is what the command line ends with.
+The code is stable: scripts may match it. The exit status is what the command line ends with; it
+also knows NS-E130 (interrupted, 130) and NS-E999 (a bug in normsurgery itself, 70).
 """
 
 from __future__ import annotations
