@@ -10,6 +10,7 @@ from normsurgery.constants import Limits
 from normsurgery.folding import apply, baking, branches, plan, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
+from normsurgery.inlining import NORMALIZATIONS
 from normsurgery.nodes import label
 from normsurgery.payloads import Computed
 from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept, Merged
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from normsurgery.folding.apply import Applied
     from normsurgery.folding.table import Source
     from normsurgery.graph import Scope
-
-NORMALIZATIONS = {"BatchNormalization"}
 
 
 @dataclass

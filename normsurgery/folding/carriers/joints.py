@@ -8,9 +8,10 @@ from normsurgery import shapes
 from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import obstacles
+from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Carried, Site, carrier
-from normsurgery.nodes import attribute, int_attribute
+from normsurgery.nodes import int_attribute
 
 
 @carrier("Concat")
@@ -115,25 +116,14 @@ def pick(site: Site) -> Carried | Obstacle:
     return site.through(ChannelAffine(a, b))
 
 
-def _ints(site: Site, name: str, slot: int) -> list[int] | Obstacle | None:
-    """Return a list of integers that is an attribute in old opsets and an input in new ones."""
-    old = attribute(site.node, name)
-    if old is not None:
-        return list(old.ints)
-    if len(site.node.input) <= slot or not site.node.input[slot]:
-        return None
-    constant = constant_of(site.scope, site.node.input[slot], site.limits)
-    if not isinstance(constant, Constant):
-        return obstacles.not_constant(site.node, name, constant)
-    return [int(i) for i in constant.tensor.base.ravel()]
-
-
 def _sliced(site: Site) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int] | Obstacle | None:
     """Return the channels that a Slice keeps, and of how many; None if it keeps all."""
     dims = shapes.dims(site.scope, site.node.input[0])
     if dims is None:
         return obstacles.unknown_rank(site.node.input[0])
-    found = [_ints(site, n, i) for i, n in enumerate(("starts", "ends", "axes", "steps"), start=1)]
+    found = [
+        int_list(site, n, i) for i, n in enumerate(("starts", "ends", "axes", "steps"), start=1)
+    ]
     axes = found[2]
     if isinstance(axes, list) and site.axis not in [i % len(dims) for i in axes]:
         return None  # whatever starts and ends are

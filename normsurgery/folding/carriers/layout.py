@@ -10,6 +10,7 @@ from normsurgery import shapes
 from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import obstacles
+from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Carried, Site, carrier
 from normsurgery.nodes import attribute, int_attribute
@@ -90,7 +91,7 @@ def squeeze(site: Site) -> Carried | Obstacle:
     dims = shapes.dims(site.scope, longer)
     if dims is None:
         return obstacles.unknown_rank(longer)
-    axes = _axes(site)
+    axes = int_list(site, "axes", 1)
     if isinstance(axes, Obstacle):
         return axes
     if axes is None:
@@ -104,19 +105,6 @@ def squeeze(site: Site) -> Carried | Obstacle:
     if site.axis in ones:
         return obstacles.mixed_channels(node)
     return site.through(axis=kept.index(site.axis))
-
-
-def _axes(site: Site) -> list[int] | Obstacle | None:
-    """Return the axes of a Squeeze or Unsqueeze; None for those of size 1."""
-    old = attribute(site.node, "axes")
-    if old is not None:
-        return list(old.ints)
-    if len(site.node.input) < 2 or not site.node.input[1]:
-        return None
-    constant = constant_of(site.scope, site.node.input[1], site.limits)
-    if not isinstance(constant, Constant):
-        return obstacles.not_constant(site.node, "axes", constant)
-    return [int(i) for i in constant.tensor.base.ravel()]
 
 
 Dims = list[int | str | None]  # a number, a name that stands for one and the same, or unknown

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from normsurgery import shapes
-from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import obstacles
+from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.sinks.conv import is_padded
 from normsurgery.folding.table import Carried, Site, carrier
@@ -78,13 +78,9 @@ def _axes(site: Site) -> list[int] | Obstacle:
     rank = shapes.rank(site.scope, node.input[0])
     if rank is None:
         return obstacles.unknown_rank(node.input[0])
-    old = attribute(node, "axes")
-    axes = list(old.ints) if old is not None else None
-    if len(node.input) > 1 and node.input[1]:
-        constant = constant_of(site.scope, node.input[1], site.limits)
-        if not isinstance(constant, Constant):
-            return obstacles.not_constant(node, "axes", constant)
-        axes = [int(i) for i in constant.tensor.base.ravel()]
+    axes = int_list(site, "axes", 1)
+    if isinstance(axes, Obstacle):
+        return axes
     if not axes:
         nothing = int_attribute(node, "noop_with_empty_axes", 0)
         return [] if nothing else list(range(rank))

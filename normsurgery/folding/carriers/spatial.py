@@ -10,6 +10,7 @@ from normsurgery import shapes
 from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import obstacles
+from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Carried, Site, carrier
 from normsurgery.nodes import attribute, int_attribute
@@ -49,19 +50,12 @@ def _pads(site: Site) -> dict[int, tuple[int, int]] | Obstacle:
     rank = shapes.rank(site.scope, node.input[0])
     if rank is None:
         return obstacles.unknown_rank(node.input[0])
-    lists: list[list[int] | None] = []
-    for slot, names in ((1, ("pads", "paddings")), (3, ("axes",))):
-        old = next((a for n in names if (a := attribute(node, n)) is not None), None)
-        if old is not None:
-            lists.append(list(old.ints))
-        elif len(node.input) > slot and node.input[slot]:
-            constant = constant_of(site.scope, node.input[slot], site.limits)
-            if not isinstance(constant, Constant):
-                return obstacles.not_constant(node, names[0], constant)
-            lists.append([int(i) for i in constant.tensor.base.ravel()])
-        else:
-            lists.append(None)
-    pads, axes = lists
+    name = "paddings" if attribute(node, "paddings") is not None else "pads"  # opset 1
+    pads, axes = int_list(site, name, 1), int_list(site, "axes", 3)
+    if isinstance(pads, Obstacle):
+        return pads
+    if isinstance(axes, Obstacle):
+        return axes
     axes = [i % rank for i in axes] if axes is not None else list(range(rank))
     if pads is None or len(pads) != 2 * len(axes):
         return obstacles.unknown_shape(node, node.input[0])
