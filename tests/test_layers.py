@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module may import from its own level's package and from any level below.
 LEVELS = [
     {"errors"},
-    {"affine", "atomic", "dtypes", "nodes", "wire"},
+    {"affine", "atomic", "data", "dtypes", "moments", "nodes", "wire"},
     {"source"},
     {"payloads"},
     {"external"},

@@ -1,0 +1,205 @@
+"""A user's data become the feeds that a model takes, or one line says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from normsurgery import data
+from normsurgery.data import Input, Pixels
+from normsurgery.errors import MissingDataError, ModelIOError, UsageError
+
+F32 = np.dtype(np.float32)
+IMAGE = Input("image", F32, (None, 3, 4, 6))
+PLAIN = Input("x", F32, (None, 5))
+
+
+def pixels(count: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 6, 3)).astype(np.uint8)
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_inputs_of_leaves_out_defaults() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["N", 3, None])
+    w = helper.make_tensor_value_info("w", TensorProto.FLOAT, [2])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    graph = helper.make_graph([], "g", [x, w], [], [weight])
+    assert data.inputs_of(helper.make_model(graph)) == (
+        Input("x", np.dtype(np.float16), (None, 3, None)),
+    )
+
+
+def test_inputs_of_refuses_strings() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.STRING, [1])
+    with pytest.raises(UsageError, match="'x' is not a tensor of numbers"):
+        data.inputs_of(helper.make_model(helper.make_graph([], "g", [x], [])))
+
+
+def test_bytes_channels_last_become_normalised_channels_first(tmp_path: Path) -> None:
+    stored = pixels()
+    path = save(tmp_path / "a.npz", images=stored, labels=np.arange(7))
+    found = data.read(path, [IMAGE], pixels=Pixels((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    assert len(found) == 7
+    feeds = found.feeds(slice(2, 5))
+    scaled = stored[2:5].transpose(0, 3, 1, 2) / 255.0
+    mean, std = (np.array(v).reshape(3, 1, 1) for v in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    np.testing.assert_array_equal(feeds["image"], ((scaled - mean) / std).astype(np.float32))
+    assert feeds["image"].dtype == F32
+    np.testing.assert_array_equal(found.targets(slice(2, 5)), [2, 3, 4])
+
+
+def test_floats_stay_as_they_are_without_mean_and_std(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+    found = data.read(save(tmp_path / "a.npz", x=x), [PLAIN])
+    np.testing.assert_array_equal(found.feeds(np.array([3, 1]))["x"], x[[3, 1]])
+    assert found.labels is None
+    with pytest.raises(UsageError, match="no labels"):
+        found.targets(slice(None))
+
+
+def test_batches_cover_every_sample_once(tmp_path: Path) -> None:
+    x = np.arange(35, dtype=np.float32).reshape(7, 5)
+    found = data.read(save(tmp_path / "a.npz", x=x), [PLAIN])
+    sizes = [len(b["x"]) for b in found.batches(3)]
+    assert sizes == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate([b["x"] for b in found.batches(3)]), x)
+    assert [len(b["x"]) for b in found.batches(2, first=1, last=4)] == [2, 1]
+    limited = data.read(tmp_path / "a.npz", [PLAIN], limit=4)
+    assert [len(b["x"]) for b in limited.batches(3)] == [3, 1]
+    with pytest.raises(UsageError, match="a batch of 0"):
+        list(found.batches(0))
+
+
+def test_prefix_chooses_a_part(tmp_path: Path) -> None:
+    x = np.zeros((3, 5), np.float32)
+    stored = {"train_images": x, "test_images": x[:2] + 1, "test_labels": np.array([1, 0])}
+    path = save(tmp_path / "a b.npz", **stored)
+    found = data.read(f"{path}:test", [PLAIN])
+    assert len(found) == 2
+    assert found.feeds(slice(None))["x"].min() == 1
+    with pytest.raises(UsageError, match="no arrays that begin with val_"):
+        data.read(f"{path}:val", [PLAIN])
+    with pytest.raises(UsageError, match="no array for input 'x'; it has test_images"):
+        data.read(path, [PLAIN])
+
+
+def test_names_say_which(tmp_path: Path) -> None:
+    a, b = np.zeros((2, 5), np.float32), np.ones((2, 5), np.float32)
+    path = save(tmp_path / "a.npz", a=a, b=b, who=np.array([4, 5]))
+    found = data.read(path, [PLAIN], names={"x": "b", "labels": "who"})
+    assert found.feeds(slice(0, 1))["x"].max() == 1
+    np.testing.assert_array_equal(found.targets(slice(None)), [4, 5])
+    with pytest.raises(UsageError, match="no array 'c' for input 'x'"):
+        data.read(path, [PLAIN], names={"x": "c"})
+    with pytest.raises(UsageError, match="no array 'c' for the labels"):
+        data.read(path, [PLAIN], names={"x": "b", "labels": "c"})
+
+
+def test_two_inputs_are_matched_by_name_alone(tmp_path: Path) -> None:
+    other = Input("z", F32, (None, 2))
+    path = save(tmp_path / "a.npz", x=np.zeros((3, 5)), z=np.zeros((3, 2)))
+    assert set(data.read(path, [PLAIN, other]).feeds(slice(0, 2))) == {"x", "z"}
+    save(path, images=np.zeros((3, 5)), z=np.zeros((3, 2)))
+    with pytest.raises(UsageError, match="no array for input 'x'"):
+        data.read(path, [PLAIN, other])
+    save(path, x=np.zeros((3, 5)), z=np.zeros((4, 2)))
+    with pytest.raises(UsageError, match="number of samples: x 3, z 4"):
+        data.read(path, [PLAIN, other])
+
+
+def test_folder_of_npy(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+    for i, row in enumerate(x):
+        np.save(tmp_path / f"sample{i}.npy", row)
+    np.testing.assert_array_equal(data.read(tmp_path, [PLAIN]).feeds(slice(1, 4))["x"], x[1:4])
+    np.save(tmp_path / "x.npy", x + 1)  # one file with all samples, by the input's name
+    np.testing.assert_array_equal(data.read(tmp_path, [PLAIN]).feeds(slice(None))["x"], x + 1)
+
+
+def test_samples_of_different_shapes_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(5))
+    np.save(tmp_path / "b.npy", np.zeros(6))
+    found = data.read(tmp_path, [Input("x", F32, (None, None))])
+    with pytest.raises(UsageError, match="samples must be alike"):
+        found.feeds(slice(0, 2))
+
+
+def test_folder_of_images_by_class(tmp_path: Path) -> None:
+    stored = pixels(3)
+    for folder, index in (("cat", 0), ("cat", 1), ("dog", 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(stored[index]).save(tmp_path / folder / f"{index}.png")
+    found = data.read(tmp_path, [IMAGE])
+    assert found.classes == ("cat", "dog")
+    np.testing.assert_array_equal(found.targets(slice(None)), [0, 0, 1])
+    expected = (stored.transpose(0, 3, 1, 2) / 255.0).astype(np.float32)
+    np.testing.assert_array_equal(found.feeds(slice(None))["image"], expected)
+
+
+def test_images_are_resized_and_grey_ones_stay_grey(tmp_path: Path) -> None:
+    Image.fromarray(pixels(1)[0]).save(tmp_path / "one.png")
+    grey = Input("x", F32, (None, 1, 8, 8))
+    assert data.read(tmp_path, [grey]).feeds(slice(None))["x"].shape == (1, 1, 8, 8)
+    free = Input("x", F32, (None, 3, None, None))
+    assert data.read(tmp_path, [free], size=(2, 3)).feeds(slice(None))["x"].shape == (1, 3, 2, 3)
+    last = Input("x", F32, (None, 8, 8, 3))
+    assert data.read(tmp_path, [last]).feeds(slice(None))["x"].shape == (1, 8, 8, 3)
+
+
+def test_one_value_of_mean_is_for_all_channels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", x=np.full((2, 3, 4, 6), 0.5, np.float32))
+    found = data.read(path, [IMAGE], pixels=Pixels((0.25,), (0.5,)))
+    assert np.all(found.feeds(slice(None))["image"] == 0.5)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 3, 4, 7)), "data of shape 3×4×7 does not fit input 'image'"),
+        (np.zeros((2, 3)), "takes 3: 3×4×6"),
+        (np.zeros((0, 3, 4, 6)), "no samples"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_once(
+    tmp_path: Path, array: np.ndarray, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        data.read(save(tmp_path / "a.npz", image=array), [IMAGE])
+
+
+def test_more_refusals(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", x=np.zeros((2, 5)), i=np.zeros((2, 5)))
+    with pytest.raises(MissingDataError, match=r"nowhere\.npz: no such data"):
+        data.read(tmp_path / "nowhere.npz", [PLAIN])
+    with pytest.raises(UsageError, match="takes int64"):
+        data.read(path, [Input("i", np.dtype(np.int64), (None, 5))])
+    with pytest.raises(UsageError, match="std"):
+        Pixels((), (0.0,))
+    with pytest.raises(UsageError, match="mean has 2 values"):
+        data.read(path, [PLAIN], pixels=Pixels((0.1, 0.2)))
+    with pytest.raises(UsageError, match="limit of 0"):
+        data.read(path, [PLAIN], limit=0)
+    with pytest.raises(UsageError, match="no images"):
+        (tmp_path / "empty").mkdir()
+        data.read(tmp_path / "empty", [IMAGE])
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ModelIOError, match="cannot read"):
+        data.read(tmp_path / "bad.npz", [PLAIN])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ModelIOError, match="cannot read image"):
+        data.read(tmp_path / "bad", [IMAGE])
+
+
+def test_no_code_runs_out_of_an_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.array([print, print], object))
+    with pytest.raises(ModelIOError, match="pickle"):
+        data.read(tmp_path / "a.npz", [PLAIN])
