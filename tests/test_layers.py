@@ -27,6 +27,7 @@ LEVELS = [
     {"models", "report", "runtime"},
     {"folding"},
     {"inspection", "validation"},
+    {"conversion"},
     {"__init__"},
 ]
 ONLY_IN = {"onnxruntime": {"runtime"}, "torch": {"pytorch"}, "click": set(), "rich": set()}

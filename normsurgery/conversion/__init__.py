@@ -1,0 +1,1 @@
+"""convert: other norms in the place of BatchNormalization, started where the model stood."""
