@@ -71,6 +71,7 @@ def session(
     providers: Sequence[str] = (CPU,),
     optimize: bool = False,
     threads: int | None = None,
+    in_order: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` of the model at `path`, external data included.
 
@@ -81,6 +82,8 @@ def session(
         optimize: let onnxruntime rewrite the graph (``ORT_ENABLE_ALL``) instead of running it
             as it stands (``ORT_DISABLE_ALL``).
         threads: threads inside one operator; every core that this process may use by default.
+        in_order: run nodes as they stand in the file. By default onnxruntime may leave side
+            branches to the end, and hold whatever they read until then.
 
     Raises:
         MissingPackageError: onnxruntime or a provider is absent.
@@ -99,6 +102,8 @@ def session(
     options.intra_op_num_threads = _cores() if threads is None else threads
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if in_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         made = ort.InferenceSession(
             os.fspath(path), options, providers=[(name, _EXACT.get(name, {})) for name in providers]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module may import from its own level's package and from any level below.
 LEVELS = [
     {"errors"},
-    {"affine", "atomic", "data", "dtypes", "moments", "nodes", "wire"},
+    {"affine", "atomic", "blocks", "data", "dtypes", "moments", "nodes", "wire"},
     {"source"},
     {"payloads"},
     {"external"},
@@ -25,6 +25,7 @@ LEVELS = [
     {"shapes"},
     {"constants"},
     {"models", "report", "runtime"},
+    {"statistics"},
     {"folding"},
     {"inspection", "validation"},
     {"conversion"},

@@ -6,8 +6,8 @@ model's inputs want, read when asked for. Labels come along where there are some
 
 from __future__ import annotations
 
-from normsurgery.data.api import Data, read
+from normsurgery.data.api import Data, read, take
 from normsurgery.data.inputs import Input, inputs_of
 from normsurgery.data.pixels import Pixels
 
-__all__ = ["Data", "Input", "Pixels", "inputs_of", "read"]
+__all__ = ["Data", "Input", "Pixels", "inputs_of", "read", "take"]

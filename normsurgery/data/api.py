@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,32 @@ def read(
         raise UsageError(f"{path} has no samples")
     data = Data(tuple(inputs), found, pixels, labels, classes, limit)
     data.feeds(slice(0, 1))  # a wrong shape is said now, not after the first hour
+    return data
+
+
+def take(
+    given: str | os.PathLike[str] | Data | Mapping[str, Any],
+    inputs: Sequence[Input],
+    *,
+    pixels: Pixels | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Return data in any form that a verb takes: a path, ``Data``, or arrays by input name.
+
+    inputs, pixels, limit, errors: as for ``read``; ``Data`` keeps its own pixels.
+    """
+    if isinstance(given, Data):
+        return given if limit is None else replace(given, limit=limit)
+    if isinstance(given, (str, Path)) or hasattr(given, "__fspath__"):
+        return read(given, inputs, pixels=pixels, limit=limit)
+    absent = [one.name for one in inputs if one.name not in given]
+    if absent:
+        raise UsageError(f"the data have nothing for input {absent[0]!r}; they have {list(given)}")
+    rows = {one.name: np.asarray(given[one.name]) for one in inputs}
+    if len({len(one) for one in rows.values()}) != 1 or not min(map(len, rows.values())):
+        raise UsageError("the inputs' arrays must have the same number of samples, 1 or more")
+    data = Data(tuple(inputs), rows, pixels or Pixels(), limit=limit)
+    data.feeds(slice(0, 1))
     return data
 
 

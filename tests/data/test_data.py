@@ -203,3 +203,26 @@ def test_no_code_runs_out_of_an_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([print, print], object))
     with pytest.raises(ModelIOError, match="pickle"):
         data.read(tmp_path / "a.npz", [PLAIN])
+
+
+def test_take_gives_data_back_and_arrays_as_data() -> None:
+    inputs = (data.Input("x", np.dtype(np.float32), (None, 3)),)
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    taken = data.take({"x": rows, "more": rows}, inputs)
+    np.testing.assert_array_equal(taken.feeds(slice(1, 3))["x"], rows[1:3])
+    assert data.take(taken, inputs) is taken
+    assert len(data.take(taken, inputs, limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"z": np.zeros((2, 3))}, "nothing for input 'x'"),
+        ({"x": np.zeros((0, 3))}, "1 or more"),
+        ({"x": np.zeros((2, 4))}, "does not fit"),
+    ],
+)
+def test_take_refuses_what_does_not_fit(arrays: dict[str, np.ndarray], message: str) -> None:
+    inputs = (data.Input("x", np.dtype(np.float32), (None, 3)),)
+    with pytest.raises(UsageError, match=message):
+        data.take(arrays, inputs)
