@@ -7,7 +7,8 @@
     ├── UsageError                 2   NS-E200  the call itself makes no sense
     ├── InvalidModelError          3   NS-E300  not an ONNX model
     │   ├── TruncatedModelError    3   NS-E301  the file ends in the middle of a field
-    │   └── GraphError             3   NS-E302  the graph breaks a rule of the ONNX spec
+    │   ├── GraphError             3   NS-E302  the graph breaks a rule of the ONNX spec
+    │   └── ModuleError            3   NS-E303  a PyTorch module has no exact counterpart
     ├── ModelIOError               4   NS-E400  reading or writing failed
     │   ├── MissingDataError       4   NS-E401  a file with external data is not there
     │   └── OutputExistsError      4   NS-E402  the output exists and --force was not given
@@ -69,6 +70,12 @@ class GraphError(InvalidModelError):
     """The graph breaks a rule of the ONNX spec: a cycle, a wrong shape, a missing value."""
 
     code = "NS-E302"
+
+
+class ModuleError(InvalidModelError):
+    """A PyTorch module holds something that has no exact counterpart; the message names it."""
+
+    code = "NS-E303"
 
 
 class ModelIOError(NormSurgeryError, OSError):

@@ -29,6 +29,7 @@ LEVELS = [
     {"folding"},
     {"inspection", "validation"},
     {"conversion"},
+    {"pytorch"},
     {"__init__"},
 ]
 ONLY_IN = {"onnxruntime": {"runtime"}, "torch": {"pytorch"}, "click": set(), "rich": set()}

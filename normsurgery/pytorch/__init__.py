@@ -1,0 +1,35 @@
+"""The PyTorch side: the only part of normsurgery that imports torch, and only when it is used.
+
+Names are imported when they are first used (PEP 562); without torch that raises
+``MissingPackageError`` with the command that mends it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from normsurgery.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
+
+_WHERE = {
+    "ExportReport": "normsurgery.pytorch.exporting",
+    "ExportResult": "normsurgery.pytorch.exporting",
+    "export": "normsurgery.pytorch.exporting",
+}
+__all__ = ["ExportReport", "ExportResult", "export"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec("torch") is None:
+        raise MissingPackageError(
+            f"normsurgery.pytorch.{name} needs PyTorch, which is not installed; "
+            'mend it with: pip install "normsurgery[torch]"'
+        )
+    return getattr(import_module(_WHERE[name]), name)

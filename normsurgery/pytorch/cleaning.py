@@ -1,0 +1,211 @@
+"""An exported graph without the exporter's noise: what it computes stays the same.
+
+Gone are: metadata and stack traces, which name folders of the exporting machine; biases of zeros
+that a bias-free Conv computes at every run (dynamo; of rank 2 for Conv3d, which onnxruntime
+refuses); CastLike to the type a value already has; Identity of an initializer; and constants that
+are computed at every run, which become initializers under the name of the one that they came from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import GraphProto, numpy_helper
+
+from normsurgery import dtypes, edits, io, shapes
+from normsurgery.constants import Constant, Limits, constant_of
+from normsurgery.graph import Graph
+from normsurgery.nodes import int_attribute
+from normsurgery.pytorch import groups, protos
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from onnx import ModelProto, NodeProto
+
+    from normsurgery.graph import Scope
+
+SMALL = 1 << 14  # elements; a larger constant is baked where a stored one is at least as large
+_BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+
+
+def clean(model: ModelProto, same: Mapping[str, str]) -> io.Model:
+    """Return ``model``, an export of torch's that is changed on the way, cleaned.
+
+    same: for each parameter's name the first name of its tensor, another one where it is tied.
+    """
+    protos.name_nodes(model.graph)
+    protos.strip(model)
+    protos.separate(model.graph, same)
+    groups.to_portable(model)
+    content = io.from_proto(model)
+    scope = Graph(content).main
+    limits = Limits()
+    for node in _nodes(scope):
+        _fix_shape(scope, node)
+    for node in _nodes(scope):
+        _drop_zero_bias(scope, node, limits)
+    named: dict[str, str] = {}
+    for node in _nodes(scope):
+        _bake(scope, node, limits, named)
+    for node in _nodes(scope):
+        _skip_if_idle(scope, node, limits, {*same, *named})
+    gone = set(scope.gone)
+    edits.finish(scope)
+    whole = io.to_proto(content)
+    protos.rename(whole.graph, {made: name for made, name in named.items() if name in gone})
+    protos.tidy(whole.graph)
+    stored = {tensor.name for tensor in whole.graph.initializer}
+    tied = {name: first for name, first in same.items() if name in stored and first not in stored}
+    protos.rename(whole.graph, tied)
+    return io.from_proto(whole)
+
+
+def _nodes(scope: Scope) -> Iterator[NodeProto]:
+    for node in list(scope.live()):
+        if id(node) not in scope.dead and scope.is_onnx(node):
+            yield node
+
+
+def _fix_shape(scope: Scope, node: NodeProto) -> None:
+    """Write a part of a shape that is known, such as the channels, as the constant that it is."""
+    if node.op_type != "Shape" or not node.attribute or node.output[0] in scope.outputs:
+        return
+    dims = shapes.dims(scope, node.input[0])
+    if dims is None:
+        return
+    end = int_attribute(node, "end", len(dims))
+    part = dims[int_attribute(node, "start", 0) : end]
+    if not part or len(part) == len(dims) or None in part:
+        return
+    made = _add(scope, f"{node.output[0]}.known", np.array(part, np.int64))
+    for reader in list(scope.readers.get(node.output[0], ())):
+        for slot, name in enumerate(reader.input):
+            if name == node.output[0]:
+                edits.set_input(scope, reader, slot, made)
+
+
+def _drop_zero_bias(scope: Scope, node: NodeProto, limits: Limits) -> None:
+    """Leave out a bias that is made of no parameter and zero: its module has none."""
+    slot = _BIAS.get(node.op_type)
+    if slot is None or len(node.input) <= slot or not _is_computed(scope, node.input[slot]):
+        return
+    bias = constant_of(scope, node.input[slot], limits)
+    made_up = not _parameters(scope, node.input[slot])
+    if made_up and isinstance(bias, Constant) and not np.any(bias.float64()):
+        edits.set_input(scope, node, slot, "")
+        del node.input[slot:]
+
+
+def _bake(scope: Scope, node: NodeProto, limits: Limits, named: dict[str, str]) -> None:
+    """Make an initializer of each input that is computed from constants.
+
+    One with the elements of a stored tensor, in their order, is to have its name: ``named``.
+    """
+    if isinstance(constant_of(scope, node.output[0], limits), Constant):
+        return  # a part of a constant itself: its reader bakes the whole
+    for slot, name in enumerate(node.input):
+        if not name or not _is_computed(scope, name):
+            continue
+        constant = constant_of(scope, name, limits)
+        if not isinstance(constant, Constant):
+            continue
+        stored = [scope.initializers[one] for one in _parameters(scope, name)]
+        size = int(np.prod(constant.shape, dtype=np.int64))
+        sizes = [int(np.prod(tensor.dims, dtype=np.int64)) for tensor in stored]
+        if size > max(SMALL, *sizes, 0):
+            continue
+        values = _values(constant)
+        wanted, origin = f"{node.name or node.output[0]}.{slot}", ""
+        if sizes == [size]:
+            before = scope.graph.store.array(stored[0])
+            if np.array_equal(values.ravel(), before.ravel()):
+                wanted, origin = f"{stored[0].name}_reshaped", stored[0].name
+            elif values.ndim == 2 and np.array_equal(values.T, before):
+                wanted = f"{stored[0].name}_transposed"
+        made = _add(scope, wanted, values)
+        edits.set_input(scope, node, slot, made)
+        if origin:
+            named[made] = origin
+
+
+def _values(constant: Constant) -> np.ndarray:
+    if constant.elem_type in dtypes.FLOATS:
+        return np.asarray(dtypes.round_to(constant.float64(), constant.elem_type))
+    return np.array(constant.tensor.base)
+
+
+def _parameters(scope: Scope, name: str) -> list[str]:
+    """Return the float initializers whose numbers a constant is computed from."""
+    found: dict[str, None] = {}
+    waiting, seen = [name], {name}
+    while waiting:
+        one = waiting.pop()
+        if one in scope.initializers:
+            if scope.initializers[one].data_type in dtypes.FLOATS:
+                found[one] = None
+        elif one in scope.producer and scope.producer[one].op_type not in {"Shape", "Size"}:
+            maker = scope.producer[one]
+            inputs = maker.input[:1] if maker.op_type == "CastLike" else maker.input
+            fresh = [i for i in inputs if i and i not in seen]
+            seen.update(fresh)
+            waiting += fresh
+    return list(found)
+
+
+def _skip_if_idle(scope: Scope, node: NodeProto, limits: Limits, parameters: set[str]) -> None:
+    """Remove a node that gives back its first input, unless a body or the caller reads it."""
+    idle = _IDLE.get(node.op_type)
+    result = node.output[0]
+    if idle is None or result in scope.outputs or node.input[0] not in scope.readers:
+        return
+    if any(result in names for names in scope.captures.values()):
+        return
+    if idle(scope, node, limits) and not (len(node.input) > 1 and node.input[1] in parameters):
+        edits.skip(scope, node)
+
+
+def _same_type(scope: Scope, node: NodeProto, _: Limits) -> bool:
+    have = shapes.elem_type(scope, node.input[0])
+    to = int_attribute(node, "to", 0)
+    return have is not None and have == (to or shapes.elem_type(scope, node.input[-1]))
+
+
+def _is_neutral(scope: Scope, node: NodeProto, limits: Limits) -> bool:
+    """Whether it multiplies by made-up ones or adds made-up zeros, and widens nothing.
+
+    That is how a GroupNorm without scale and bias is exported.
+    """
+    operand = constant_of(scope, node.input[1], limits)
+    have = shapes.dims(scope, node.input[0])
+    if not isinstance(operand, Constant) or operand.elem_type not in dtypes.FLOATS:
+        return False
+    if have is None or len(operand.shape) > len(have):
+        return False
+    aligned = have[len(have) - len(operand.shape) :]
+    if any(size not in (1, other) for size, other in zip(operand.shape, aligned, strict=True)):
+        return False
+    return bool(np.all(operand.float64() == (node.op_type == "Mul")))
+
+
+_IDLE: dict[str, Callable[[Scope, NodeProto, Limits], bool]] = {
+    "Identity": lambda *_: True,
+    "Cast": _same_type,
+    "CastLike": _same_type,
+    "Mul": _is_neutral,
+    "Add": _is_neutral,
+}
+
+
+def _is_computed(scope: Scope, name: str) -> bool:
+    maker = scope.producer.get(name)
+    return maker is not None and maker.op_type != "Constant"
+
+
+def _add(scope: Scope, wanted: str, values: np.ndarray) -> str:
+    assert isinstance(scope.proto, GraphProto)  # noqa: S101  the main scope is no function
+    name = scope.graph.unique_name(wanted)
+    scope.proto.initializer.append(numpy_helper.from_array(values, name))
+    scope.initializers[name] = scope.proto.initializer[-1]
+    return name
