@@ -1,7 +1,8 @@
 """normsurgery: normalization surgery on ONNX models.
 
 ``fold(model)`` absorbs BatchNormalization into the linear layers around it; ``inspect(model)``
-says what it would do and why not. Errors: ``normsurgery.errors``. Loading and saving without
+says what it would do and why not; ``validate(reference, candidate)`` proves that two models compute
+the same. Errors: ``normsurgery.errors``. Loading and saving without
 reading weights: ``normsurgery.io``. Nothing heavy is imported before it is used.
 """
 
@@ -16,15 +17,27 @@ if TYPE_CHECKING:
     from normsurgery.errors import NormSurgeryError
     from normsurgery.folding import FoldResult, fold
     from normsurgery.inspection import Inspection, inspect
+    from normsurgery.validation import Validation, validate
 
 _WHERE = {
     "FoldResult": "normsurgery.folding",
     "Inspection": "normsurgery.inspection",
     "NormSurgeryError": "normsurgery.errors",
+    "Validation": "normsurgery.validation",
     "fold": "normsurgery.folding",
     "inspect": "normsurgery.inspection",
+    "validate": "normsurgery.validation",
 }
-__all__ = ["FoldResult", "Inspection", "NormSurgeryError", "__version__", "fold", "inspect"]
+__all__ = [
+    "FoldResult",
+    "Inspection",
+    "NormSurgeryError",
+    "Validation",
+    "__version__",
+    "fold",
+    "inspect",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,8 @@
     ├── InvalidModelError          3   NS-E300  not an ONNX model
     │   ├── TruncatedModelError    3   NS-E301  the file ends in the middle of a field
     │   ├── GraphError             3   NS-E302  the graph breaks a rule of the ONNX spec
-    │   └── ModuleError            3   NS-E303  a PyTorch module has no exact counterpart
+    │   ├── ModuleError            3   NS-E303  a PyTorch module has no exact counterpart
+    │   └── CrashError             3   NS-E304  onnxruntime crashed, hung or exploded on the model
     ├── ModelIOError               4   NS-E400  reading or writing failed
     │   ├── MissingDataError       4   NS-E401  a file with external data is not there
     │   └── OutputExistsError      4   NS-E402  the output exists and --force was not given
@@ -76,6 +77,19 @@ class ModuleError(InvalidModelError):
     """A PyTorch module holds something that has no exact counterpart; the message names it."""
 
     code = "NS-E303"
+
+
+class CrashError(InvalidModelError):
+    """A child process that ran the model crashed, took too long or too much memory.
+
+    step: what it was doing (``normsurgery.isolation.Step``), None if it had not begun.
+    """
+
+    code = "NS-E304"
+
+    def __init__(self, text: str, step: object = None) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 class ModelIOError(NormSurgeryError, OSError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SOURCE = "normsurgery.source_sha256"
+VERB = "normsurgery.verb"
 
 
 class Form(Enum):
@@ -60,7 +61,7 @@ def stamp(model: io.Model, verb: str, source_hash: Callable[[], str]) -> None:
     source_hash: gives the SHA-256 of the source file, without its external data, or of the
     serialized model if it came as an object. It is asked when the model is written.
     """
-    ours = {"normsurgery.version": normsurgery.__version__, "normsurgery.verb": verb}
+    ours = {"normsurgery.version": normsurgery.__version__, VERB: verb}
     props = model.proto.metadata_props
     for i in range(len(props) - 1, -1, -1):
         if props[i].key in {*ours, SOURCE}:
@@ -74,6 +75,12 @@ def stamp(model: io.Model, verb: str, source_hash: Callable[[], str]) -> None:
         return last.SerializeToString()
 
     model.trailer = trailer
+
+
+def verb(model: io.Model) -> str:
+    """Return which verb of normsurgery made the model last, as ``stamp`` recorded it, or ""."""
+    found = (prop.value for prop in model.proto.metadata_props if prop.key == VERB)
+    return next(found, "")
 
 
 def _copy(proto: ModelProto) -> ModelProto:

@@ -7,8 +7,10 @@ fold BatchNormalization too and would hide what is being compared.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +21,13 @@ import numpy as np
 from normsurgery.errors import (
     InvalidModelError,
     MissingDataError,
-    MissingPackageError,
     NormSurgeryError,
     UsageError,
 )
+from normsurgery.providers import CPU, CUDA, missing, options, wheels, why_absent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
 
 # Element types that NumPy itself lacks, by their onnx.TensorProto number.
 _EXTENSION_TYPES = {
@@ -40,14 +39,7 @@ _EXTENSION_TYPES = {
 }
 _NUMBER_OF = {dtype: number for number, dtype in _EXTENSION_TYPES.items()}
 
-_INSTALL = {
-    CPU: 'pip install "normsurgery[cpu]"',
-    CUDA: 'pip uninstall -y onnxruntime; pip install "normsurgery[gpu]"',
-}
-
-
-# TensorFloat-32 keeps 10 bits of a product's factors and is on by default.
-_EXACT = {CUDA: {"use_tf32": "0"}}
+_RECORD = "session.record_ep_graph_assignment_info"
 
 
 def available() -> bool:
@@ -65,6 +57,17 @@ def version() -> str:
     return str(_onnxruntime().__version__)
 
 
+def require(providers: Sequence[str]) -> None:
+    """Raise ``MissingPackageError`` unless this onnxruntime was built with all of `providers`.
+
+    For CUDA with two wheels over each other too, even if it would start: whose kernels are they?
+    """
+    there = _onnxruntime().get_available_providers()
+    for name in providers:
+        if name not in there or (name == CUDA and len(wheels()) > 1):
+            raise missing(name, why_absent(version()))
+
+
 def session(
     path: str | os.PathLike[str],
     *,
@@ -72,6 +75,7 @@ def session(
     optimize: bool = False,
     threads: int | None = None,
     in_order: bool = False,
+    tf32: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` of the model at `path`, external data included.
 
@@ -84,36 +88,49 @@ def session(
         threads: threads inside one operator; every core that this process may use by default.
         in_order: run nodes as they stand in the file. By default onnxruntime may leave side
             branches to the end, and hold whatever they read until then.
+        tf32: let CUDA round the factors of products to 10 bits, as it does by default.
 
     Raises:
-        MissingPackageError: onnxruntime or a provider is absent.
+        MissingPackageError: onnxruntime or a provider is absent, or does not start.
         MissingDataError: there is no such file.
         InvalidModelError: onnxruntime does not take the model.
 
     """
     ort = _onnxruntime()
-    absent = [name for name in providers if name not in ort.get_available_providers()]
-    if absent:
-        raise _missing(absent[0], "this onnxruntime was built without it")
+    require(providers)
     if not Path(path).is_file():
         raise MissingDataError(f"{path}: no such model file")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # fatal: everything below arrives as an exception anyway
-    options.intra_op_num_threads = _cores() if threads is None else threads
+    config = ort.SessionOptions()
+    config.log_severity_level = 4  # fatal: everything below arrives as an exception anyway
+    config.intra_op_num_threads = _cores() if threads is None else threads
     levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    config.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if in_order:
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        config.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    config.add_session_config_entry(_RECORD, "1")
+    chosen = [(name, options(name, tf32=tf32)) for name in providers]
     try:
-        made = ort.InferenceSession(
-            os.fspath(path), options, providers=[(name, _EXACT.get(name, {})) for name in providers]
-        )
+        if CUDA in providers:
+            _preload(ort)
+        # Its own answer to a provider that fails is to start again on the CPU.
+        made = ort.InferenceSession(os.fspath(path), config, providers=chosen, enable_fallback=0)
     except _failures(ort) as failure:
         raise InvalidModelError(f"{path}: onnxruntime refuses it: {_first_line(failure)}") from None
     lost = [name for name in providers if name not in made.get_providers()]
     if lost:
-        raise _missing(lost[0], "it is there but did not start")
+        raise missing(lost[0], "it is installed but did not start; normsurgery doctor says more")
     return made
+
+
+def assigned(session: Any) -> list[tuple[str, str, str]] | None:
+    """Which provider runs each node: (provider, operator, name), the name empty for nameless ones.
+
+    None if this onnxruntime does not record it; it does from 1.32 on.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return [(part.ep_name, node.op_type, node.name) for part in parts for node in part.get_nodes()]
 
 
 def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -133,7 +150,12 @@ def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     extended = "float8" in types or "bfloat16" in types
     try:
         if not extended and not any(array.dtype in _NUMBER_OF for array in arrays.values()):
-            return dict(zip(names, session.run(names, arrays), strict=True))
+            outputs = session.run(names, arrays)
+            kinds = [output.type for output in session.get_outputs()]
+            return {
+                name: _singles(value) if "map(" in kind and "tensor(float)" in kind else value
+                for name, value, kind in zip(names, outputs, kinds, strict=True)
+            }
         values = {name: _to_ort(ort, array) for name, array in arrays.items()}
         outputs = session.run_with_ort_values(names, values)
         return {name: _from_ort(value) for name, value in zip(names, outputs, strict=True)}
@@ -146,16 +168,25 @@ def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raise kind(f"onnxruntime could not run the model: {_first_line(failure)}") from None
 
 
+def _singles(value: Any) -> Any:
+    """The numbers of maps as the float32 that they are, not as Python's doubles."""
+    if isinstance(value, list):
+        return [_singles(inner) for inner in value]
+    return {key: np.float32(number) for key, number in value.items()}
+
+
 def _onnxruntime() -> Any:
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as failure:
-        raise _missing(CPU, f"onnxruntime does not import ({_first_line(failure)})") from None
+        raise missing(CPU, f"onnxruntime does not import ({_first_line(failure)})") from None
 
 
-def _missing(provider: str, why: str) -> MissingPackageError:
-    command = _INSTALL.get(provider, "use an onnxruntime build that has it")
-    return MissingPackageError(f"{provider} cannot be used: {why}; mend it with: {command}")
+def _preload(ort: Any) -> None:
+    """Load CUDA and cuDNN from pip's nvidia packages, where the linker would not look."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(*_failures(ort)):
+            ort.preload_dlls()
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:

@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module may import from its own level's package and from any level below.
 LEVELS = [
     {"errors"},
-    {"affine", "atomic", "blocks", "data", "dtypes", "moments", "nodes", "wire"},
+    {
+        "affine",
+        "atomic",
+        "blocks",
+        "data",
+        "dtypes",
+        "isolation",
+        "moments",
+        "nodes",
+        "providers",
+        "wire",
+    },
     {"source"},
     {"payloads"},
     {"external"},

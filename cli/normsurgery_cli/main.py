@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = {
     "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
     "inspect": "List the normalizations of a model, and what fold does with each.",
+    "validate": "Prove that two models compute the same, on CPU and CUDA.",
 }
 
 

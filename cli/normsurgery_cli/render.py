@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import printable
 
 if TYPE_CHECKING:
-    from normsurgery import FoldResult, Inspection
+    from normsurgery import FoldResult, Inspection, Validation
     from normsurgery.inspection import Range
     from normsurgery.validation import Parity
 
 Row = tuple[str, ...]
-COLOURS = {"folded": "green", "merged": "green", "kept": "yellow"}
+COLOURS = {
+    "folded": "green",
+    "merged": "green",
+    "kept": "yellow",
+    "passed": "green",
+    "FAILED": "red",
+    "inconclusive": "yellow",
+}
 
 
 def to_json(value: dict[str, Any]) -> str:
@@ -76,6 +83,37 @@ def inspection(source: str, found: Inspection) -> None:
     line += f"; {len(found.norms)} normalizations, {folds} fold"
     columns = ("normalization", "kind", "C", "scale", "mean", "var", "", "fold")
     _show(columns, rows, [line])
+
+
+def validation(reference: str, candidate: str, found: Validation) -> None:
+    """Print every output on every provider, and a line per provider below."""
+    lines = [f"{candidate} against {reference}", *found.lines()]
+    if found.drift is not None:
+        drifts: list[Row] = [
+            (o.name, _number(o.error), _number(o.worst), _percent(o.top1), o.note)
+            for o in found.drift.outputs
+        ]
+        _show(("output", "error / rms", "worst set", "top-1 agreement", ""), drifts, lines)
+        return
+    rows: list[Row] = []
+    for run in found.runs:
+        for index, output in enumerate(run.verdict.outputs):
+            status = {"failed": "FAILED"}.get(output.status, str(output.status))
+            beside = (
+                _number(one.outputs[index].ratio) if index < len(one.outputs) else ""
+                for one in run.beside[:1]
+            )
+            row = (output.name, run.provider, status, _number(output.ratio), *beside)
+            rows.append((*row, *[""] * (5 - len(row)), output.note))
+    _show(("output", "on", "", "ratio", "optimized", ""), rows, lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _show(columns: Row, rows: list[Row], lines: list[str], *, to_stderr: bool = False) -> None:

@@ -16,7 +16,15 @@ DEFAULT_MULTIPLY_ADDS = 10**10
 class NoOracleError(Exception):
     """There is no float64 result, and why. Private to `normsurgery.validation`: it selects the
     fallback and never reaches the user as an error.
+
+    costly: it would take too long, and might not with smaller inputs.
     """
+
+    costly = False
+
+
+class _TooCostlyError(NoOracleError):
+    costly = True
 
 
 @dataclass
@@ -48,9 +56,9 @@ class Budget:
         self.spent += multiply_adds
         if self.spent > self.multiply_adds:
             limit = f"{2 * self.multiply_adds / 1e9:g} GFLOP"
-            raise NoOracleError(f"a float64 run takes more than {limit} for one input set")
+            raise _TooCostlyError(f"a float64 run takes more than {limit} for one input set")
         if time.monotonic() - self.started > self.seconds:
-            raise NoOracleError(f"a float64 run takes more than {self.seconds:g} s")
+            raise _TooCostlyError(f"a float64 run takes more than {self.seconds:g} s")
 
 
 def spend(operator: OpRun, multiply_adds: float) -> None:

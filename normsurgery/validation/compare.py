@@ -11,7 +11,7 @@ to round its result, so no reference is taken to be better than that.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,10 @@ from normsurgery.validation.noise import onnx_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_NO_DIGITS = 0.5
+"""The share of an output's rms from which on its noise leaves it no correct digit."""
 
 
 class Status(enum.StrEnum):
@@ -42,6 +46,8 @@ class Comparison:
         error: rms(candidate − oracle), or rms(candidate − reference) against a noise floor.
         scale: the denominator of `ratio`.
         flips: elements of a non-float output that differ from the reference.
+        yardstick: what it was held against: ``float64``, ``noise floor``, or ``reference``
+            where nothing was there to be measured.
         note: why it failed or says nothing, or what was special; else empty.
 
     """
@@ -52,6 +58,7 @@ class Comparison:
     scale: float | None = None
     flips: int = 0
     note: str = ""
+    yardstick: str = "reference"
 
 
 def rms(values: np.ndarray) -> float:
@@ -83,10 +90,10 @@ def against_oracle(
         candidate: the output of the changed model.
         truth: the oracle's output, float64 where `reference` is of a float type.
         bound: the ratio that still passes.
-        second_opinion: the error against `truth` of the reference with its coefficients moved
-            by an ulp. Asked for only when the ratio is over the bound, since a reference may be
-            exact by luck (weights that are powers of two), and a correctly rounded fold of it is
-            not.
+        second_opinion: the error against `truth` (an rms; flips where there is nothing to
+            round) of the reference with its coefficients moved by an ulp. Asked for only when the
+            candidate is over the bound, since a reference may be exact by luck (weights that are
+            powers of two, no near tie before an ArgMax), and a correctly rounded fold of it is not.
 
     Raises:
         NoOracleError: `truth` is no truth: its shape is another one, it is not finite where the
@@ -99,9 +106,11 @@ def against_oracle(
         raise NoOracleError(f"its shape is {truth.shape}, the reference's {reference.shape}")
     if early is not None and early.flips and truth.dtype == reference.dtype:
         ours, theirs = (int(np.sum(array != truth)) for array in (candidate, reference))
+        if ours > bound * theirs:
+            theirs = int(second_opinion())
         if ours <= bound * theirs:
-            note = f"{early.note}; {ours} are wrong, of the reference's {theirs}"
-            return Comparison(Status.PASSED, flips=early.flips, note=note)
+            note = f"{early.note}; {ours} are wrong, and up to {theirs} by rounding alone"
+            return Comparison(Status.PASSED, flips=early.flips, note=note, yardstick="float64")
     if early is not None:
         return early
     finite = np.isfinite(reference.astype(np.float64))
@@ -118,32 +127,38 @@ def against_oracle(
         moved = second_opinion()
         if moved > scale:
             scale, note = moved, "scale from the reference with coefficients moved by an ulp"
-    return _verdict(error, scale, bound, note)
+    return _verdict(error, scale, bound, note, "float64")
 
 
 def against_noise(
     reference: np.ndarray, candidate: np.ndarray, *, noise: float, bound: float
 ) -> Comparison:
-    """Judge by the reference's rounding noise, an rms, where there is no oracle.
+    """Judge by the reference's rounding noise where there is no oracle.
 
-    The noise, too, is a difference of two runs, with the errors of both in it; so the bound is the
-    same as with an oracle.
+    noise: an rms, or a count of flips where there is nothing to round. It, too, is a difference of
+    two runs, with the errors of both in it; so the bound is the same as with an oracle.
     """
     early = _without_numbers(reference, candidate)
+    if early is not None and 0 < early.flips <= bound * noise:
+        note = f"{early.note}, as up to {noise:.0f} do by rounding alone"
+        return Comparison(Status.PASSED, flips=early.flips, note=note, yardstick="noise floor")
     if early is not None:
         return early
     finite = np.isfinite(reference.astype(np.float64))
     ref, cand = (array[finite].astype(np.float64) for array in (reference, candidate))
-    floor = onnx_limits(reference.dtype)[2] * rms(ref)
-    return _verdict(rms(cand - ref), max(noise, floor), bound, "")
+    scale = max(noise, onnx_limits(reference.dtype)[2] * rms(ref))
+    found = _verdict(rms(cand - ref), scale, bound, "", "noise floor")
+    if found.status is Status.PASSED and noise > _NO_DIGITS * rms(ref):
+        return replace(found, status=Status.INCONCLUSIVE, note="nothing but rounding noise")
+    return found
 
 
-def _verdict(error: float, scale: float, bound: float, note: str) -> Comparison:
+def _verdict(error: float, scale: float, bound: float, note: str, yardstick: str) -> Comparison:
     ratio = error / scale
     if ratio <= bound:
-        return Comparison(Status.PASSED, ratio, error, scale, note=note)
+        return Comparison(Status.PASSED, ratio, error, scale, note=note, yardstick=yardstick)
     over = f"the error is {ratio:.3g} times what rounding explains"
-    return Comparison(Status.FAILED, ratio, error, scale, note=over)
+    return Comparison(Status.FAILED, ratio, error, scale, note=over, yardstick=yardstick)
 
 
 def _without_numbers(reference: np.ndarray, candidate: np.ndarray) -> Comparison | None:

@@ -10,6 +10,7 @@ a bound, which is why the oracle is asked first.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from onnx import numpy_helper
 
 from normsurgery import runtime
 from normsurgery.errors import NormSurgeryError
+from normsurgery.providers import CPU
 from normsurgery.validation.double import NARROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _COEFFICIENTS_OF = frozenset(
     {
@@ -67,7 +69,12 @@ class Doubles:
 
 @contextmanager
 def doubles(
-    path: Path, *, copies: int = 1, seed: int = 0, threads: int | None = None
+    path: Path,
+    *,
+    copies: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    providers: Sequence[str] = (CPU,),
 ) -> Iterator[Doubles]:
     """The changed copies of the model at `path`, for as long as the context lasts.
 
@@ -76,13 +83,15 @@ def doubles(
         copies: how many draws of moved coefficients; fewer if they take too much memory.
         seed: of all that is random.
         threads: for onnxruntime.
+        providers: for onnxruntime.
 
     Raises:
         NormSurgeryError: the model cannot be run.
 
     """
+    start = functools.partial(runtime.session, threads=threads, providers=providers)
     try:
-        optimized = runtime.session(path, optimize=True, threads=threads)
+        optimized = start(path, optimize=True)
     except NormSurgeryError:
         optimized = None
     size = _bytes(onnx.load(str(path)))
@@ -97,7 +106,7 @@ def doubles(
                 model, str(target), save_as_external_data=size > _INLINE, location=f"data{copy}"
             )
             del model
-            made.append(runtime.session(target, threads=threads))
+            made.append(start(target))
         yield Doubles(optimized, tuple(made), seed)
 
 

@@ -10,6 +10,8 @@ from normsurgery.validation.compare import Comparison, Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from normsurgery.validation.placement import Placement
+
 
 @dataclass(frozen=True)
 class OutputParity:
@@ -30,9 +32,11 @@ class Parity:
         outputs: per output of the reference, and per output that only the candidate has.
         sets: what each input set was, such as ``normal, seed 0, x (1, 3, 64, 64)``.
         bound: the ratio up to which an output passes.
-        oracle: the yardstick, ``float64`` or ``noise floor``.
-        reason: why there is no float64 oracle, if there is none.
+        oracle: the yardstick: ``float64``, ``noise floor``, or both where some outputs or input
+            sets are without a float64 result.
+        reason: why there is no float64 oracle for all of it, if there is none.
         runtime: what ran the models, such as ``onnxruntime CPU 1.32``.
+        placement: which provider ran the nodes of the candidate, if it is not the CPU alone.
 
     """
 
@@ -42,11 +46,26 @@ class Parity:
     oracle: str
     reason: str
     runtime: str
+    placement: Placement | None = None
 
     @property
     def ok(self) -> bool:
-        """Every output passed; an inconclusive one did not."""
-        return bool(self.outputs) and all(o.status is Status.PASSED for o in self.outputs)
+        """Every output passed, where it was asked to run; an inconclusive one did not."""
+        placed = self.placement is None or self.placement.ok
+        return placed and self.status is Status.PASSED
+
+    @property
+    def status(self) -> Status:
+        """Of all outputs together: failed if one failed, passed if all passed."""
+        kinds = {output.status for output in self.outputs}
+        if Status.FAILED in kinds:
+            return Status.FAILED
+        return Status.PASSED if kinds == {Status.PASSED} else Status.INCONCLUSIVE
+
+    @property
+    def ratio(self) -> float | None:
+        """The largest ratio of all outputs; None where nothing was measured."""
+        return max((o.ratio for o in self.outputs if o.ratio is not None), default=None)
 
     def worst(self) -> OutputParity | None:
         """The output to look at first: a failed one, then an inconclusive, then by ratio."""
@@ -55,7 +74,17 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain types only."""
-        return {"ok": self.ok, **asdict(self)}
+        placement = self.placement.to_dict() if self.placement else None
+        told = {"ok": self.ok, "status": self.status, "ratio": self.ratio}
+        return {**told, **asdict(self), "placement": placement}
+
+    def short(self) -> str:
+        """The runtime and the largest ratio, without a verdict."""
+        if self.ratio is None:
+            return f"{self.runtime}: {self.reason or 'nothing was measured'}"
+        worst = self.worst()
+        which = f" ({worst.name})" if worst else ""
+        return f"{self.runtime}: largest ratio {self.ratio:.3g}{which}"
 
     def line(self) -> str:
         """One line for a terminal."""

@@ -34,13 +34,15 @@ def input_sets(
     count: int,
     seed: int,
     *,
+    batch: int = 2,
     feeds: Sequence[Feeds] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[InputSet]:
     """`count` sets of different distributions, or the caller's own `feeds`.
 
-    Every second set has a batch of 2, where the batch is dynamic and the model takes it: a
-    wrong broadcast over axis 0 shows only then.
+    Every second set has a batch of `batch`, where the batch is dynamic and the model takes it: a
+    wrong broadcast over axis 0 shows only then. The next round of all kinds swaps the two, so
+    that each kind comes in both.
 
     Raises:
         NormSurgeryError: the model runs with none of the shapes that were tried.
@@ -56,11 +58,11 @@ def input_sets(
     double = single
     if count > 1 and any(spec.shape and isinstance(spec.shape[0], str) for spec in wanted):
         try:
-            double = _shapes(wanted, attempt, 2, shapes)
+            double = _shapes(wanted, attempt, batch, shapes)
         except NormSurgeryError:
             double = single
     for index in range(count):
-        chosen = double if index % 2 else single
+        chosen = double if (index + index // len(KINDS)) % 2 else single
         kind = KINDS[index % len(KINDS)]
         make = functools.partial(_generate, wanted, chosen, kind, seed + index)
         described = ", ".join(f"{name} {shape}" for name, shape in chosen.items())
@@ -77,9 +79,22 @@ def _flat(items: Any) -> Iterator[tuple[str, np.ndarray]]:
         if isinstance(value, dict):
             yield from _flat((f"{name}[{key!r}]", inner) for key, inner in value.items())
         elif isinstance(value, list):
-            yield from _flat((f"{name}[{index}]", inner) for index, inner in enumerate(value))
+            if _is_table(value):  # a classifier's map per sample: one array per key
+                columns = {key: np.asarray([row[key] for row in value]) for key in value[0]}
+                yield from _flat((f"{name}[{key!r}]", column) for key, column in columns.items())
+            else:
+                yield from _flat((f"{name}[{index}]", one) for index, one in enumerate(value))
         else:
             yield name, np.asarray(value)
+
+
+def _is_table(values: list[Any]) -> bool:
+    """Whether these are maps of the same keys to single numbers."""
+    return (
+        bool(values)
+        and all(isinstance(one, dict) and one.keys() == values[0].keys() for one in values)
+        and all(np.ndim(cell) == 0 and cell is not None for one in values for cell in one.values())
+    )
 
 
 def _shapes(

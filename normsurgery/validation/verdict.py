@@ -8,26 +8,66 @@ from __future__ import annotations
 
 import functools
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from normsurgery import runtime
-from normsurgery.errors import NormSurgeryError, UsageError
-from normsurgery.validation import judges, noise, oracle
+from normsurgery.errors import MissingPackageError, NormSurgeryError, UsageError
+from normsurgery.isolation import Step
+from normsurgery.providers import CPU, missing
+from normsurgery.validation import judges, noise
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, NoOracleError
 from normsurgery.validation.compare import Comparison, Status
+from normsurgery.validation.judges import Pair, Yardsticks
+from normsurgery.validation.placement import Placement, place
 from normsurgery.validation.result import OutputParity, Parity, sum_up
 from normsurgery.validation.sets import InputSet, flatten, input_sets
+from normsurgery.validation.setups import Setup
+from normsurgery.validation.truth import Truth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
+    Feeds = Mapping[str, np.ndarray]
+    Progress = Callable[[Step], None]
+
 BOUND = 2.0
 """A correct fold sits at 1; the mildest of nine planted bugs at 4."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare two models with.
+
+    Attributes:
+        sets: how many input sets to make, each of another distribution (`inputs.KINDS`).
+        seed: of the first set; the i-th one uses ``seed + i``.
+        batch: of every second set, where the batch is dynamic; 1 in the others.
+        feeds: input sets to use in place of made ones.
+        shapes: input shapes by input name, for dynamic dimensions.
+        bound: the ratio of errors that still passes.
+        float64: look for a float64 oracle at all.
+        multiply_adds: what a float64 run may cost before the noise floor is used instead.
+        threads: for onnxruntime; every core by default.
+        allow_fallback: nodes, by name or operator, that may run on another provider.
+
+    """
+
+    sets: int = 3
+    seed: int = 0
+    batch: int = 2
+    feeds: Sequence[Feeds] | None = None
+    shapes: Mapping[str, Sequence[int]] | None = None
+    bound: float = BOUND
+    float64: bool = True
+    multiply_adds: float = DEFAULT_MULTIPLY_ADDS
+    threads: int | None = None
+    allow_fallback: tuple[str, ...] = ()
 
 
 def parity(
@@ -36,93 +76,193 @@ def parity(
     *,
     sets: int = 3,
     seed: int = 0,
-    feeds: Sequence[Mapping[str, np.ndarray]] | None = None,
+    feeds: Sequence[Feeds] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     bound: float = BOUND,
     float64: bool = True,
     multiply_adds: float = DEFAULT_MULTIPLY_ADDS,
-    providers: Sequence[str] = (runtime.CPU,),
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Parity:
-    """Compare the model file `candidate` with `reference`, graph optimizations disabled.
+    """Compare the model file `candidate` with `reference` on the CPU, optimizations disabled.
+
+    The arguments are those of `Plan`; errors are those of :func:`parities`.
+    """
+    plan = Plan(
+        sets=sets,
+        seed=seed,
+        feeds=feeds,
+        shapes=shapes,
+        bound=bound,
+        float64=float64,
+        multiply_adds=multiply_adds,
+        threads=threads,
+    )
+    return parities(reference, candidate, (Setup(),), plan, progress=progress)[0]
+
+
+def parities(
+    reference: str | Path,
+    candidate: str | Path,
+    setups: Sequence[Setup],
+    plan: Plan,
+    *,
+    truth: Truth | None = None,
+    progress: Progress | None = None,
+) -> tuple[Parity, ...]:
+    """Compare the model file `candidate` with `reference`, once per setup, on the same inputs.
 
     Args:
         reference: the model that is right by definition, external data beside it.
         candidate: the model to be judged.
-        sets: how many input sets to make, each of another distribution (`inputs.KINDS`).
-        seed: of the first set; the i-th one uses ``seed + i``.
-        feeds: input sets to use in place of made ones.
-        shapes: input shapes by input name, for dynamic dimensions.
-        bound: the ratio of errors that still passes.
-        float64: look for a float64 oracle at all.
-        multiply_adds: what a float64 run may cost before the noise floor is used instead.
-        providers: of onnxruntime. The oracle runs on the CPU always.
-        threads: for onnxruntime; every core by default.
+        setups: how to run the two. The float64 oracle runs once for all of them, on the CPU.
+        plan: inputs, bound and costs.
+        truth: float64 outputs of the reference, where they were computed before.
+        progress: called before each step.
 
     Raises:
         MissingPackageError: onnxruntime or a provider is not there.
-        InvalidModelError: the *reference* does not load or run. A candidate that does not is a
-            failed parity, not an error.
-        UsageError: `feeds` or `shapes` do not fit the model, or no inputs can be made for it.
+        InvalidModelError: the *reference* does not load or run in the first setup. A candidate
+            that does not is a failed parity, not an error.
+        UsageError: feeds or shapes do not fit the model, or no inputs can be made for it.
 
     """
     reference, candidate = Path(reference), Path(candidate)
-    start = functools.partial(runtime.session, providers=providers, threads=threads)
-    ours = start(reference)
+    tell = progress or (lambda _: None)
+    tell(Step("loading the reference", "reference"))
+    ours = setups[0].start(reference, plan.threads)
     skeleton = onnx.load(str(reference), load_external_data=False)
+    attempt = functools.partial(runtime.run, ours)
+    tell(Step("looking for input shapes", "reference"))
     chosen = tuple(
         input_sets(
-            skeleton, functools.partial(runtime.run, ours), sets, seed, feeds=feeds, shapes=shapes
+            skeleton,
+            attempt,
+            plan.sets,
+            plan.seed,
+            batch=plan.batch,
+            feeds=plan.feeds,
+            shapes=plan.shapes,
         )
     )
     if not chosen:
         raise UsageError("no input sets: parity cannot be judged")
-    made = functools.partial(
-        Parity,
-        sets=tuple(one.label for one in chosen),
-        bound=bound,
-        runtime=_runtime_label(providers),
-    )
-    names = [value.name for value in ours.get_outputs()]
-    try:
-        theirs = start(candidate)
-    except NormSurgeryError as failure:
-        broken = [Comparison(Status.FAILED, note=f"the candidate does not load: {failure}")]
-        outputs = tuple(sum_up(name, broken) for name in names)
-        return made(outputs=outputs, oracle="none", reason="nothing was compared")
-    pairs = functools.partial(_run_both, ours, theirs)
-    reason = "not asked for"
-    with ExitStack() as stack:
-
-        @functools.cache
-        def changed(copies: int) -> noise.Doubles:
-            return stack.enter_context(
-                noise.doubles(reference, copies=copies, seed=seed, threads=threads)
+    true: judges.TrueOutputs = truth or Truth(reference, plan.multiply_adds, tell)
+    if not plan.float64:
+        true = _not_asked_for
+    found = []
+    for index, setup in enumerate(setups):
+        with ExitStack() as stack:
+            bench = _Bench(
+                reference,
+                candidate,
+                setup,
+                chosen,
+                Yardsticks(true, _changed(reference, setup, plan, stack), plan.bound),
+                plan,
+                _counted(tell, index * len(chosen), len(setups) * len(chosen)),
             )
-
-        if float64:
-            try:
-                truth = oracle.load(reference, multiply_adds=multiply_adds)
-                judge = functools.partial(judges.by_oracle, truth, changed, bound)
-                return made(outputs=_judge_all(chosen, pairs, judge), oracle="float64", reason="")
-            except NoOracleError as failure:
-                reason = f"no float64 oracle: {failure}"
-        judge = functools.partial(judges.by_noise, changed, bound)
-        return made(outputs=_judge_all(chosen, pairs, judge), oracle="noise floor", reason=reason)
+            found.append(_judge(bench, ours if index == 0 else None))
+        ours = None  # only the first setup's session is here already, and one is enough
+    return tuple(found)
 
 
-def _judge_all(
-    chosen: Iterable[InputSet],
-    pairs: Callable[[Mapping[str, np.ndarray]], tuple[dict[str, np.ndarray], Any]],
-    judge: Callable[..., dict[str, Comparison]],
-) -> tuple[OutputParity, ...]:
-    """Run and judge one input set after the other, so that one set's tensors are held."""
+def _changed(
+    reference: Path, setup: Setup, plan: Plan, stack: ExitStack
+) -> Callable[[int], noise.Doubles]:
+    """Makes changed copies of the reference when they are asked for; `stack` removes them."""
+
+    @functools.cache
+    def changed(copies: int) -> noise.Doubles:
+        made = noise.doubles(
+            reference,
+            copies=copies,
+            seed=plan.seed,
+            threads=plan.threads,
+            providers=(setup.provider,),
+        )
+        return stack.enter_context(made)
+
+    return changed
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Everything that one setup's comparison needs."""
+
+    reference: Path
+    candidate: Path
+    setup: Setup
+    chosen: tuple[InputSet, ...]
+    by: Yardsticks
+    plan: Plan
+    tell: Callable[[str, str, int], None]
+
+
+def _judge(bench: _Bench, ours: Any) -> Parity:
+    """The comparison in one setup; `ours` is the reference's session if there is one already."""
+    empty = Parity(
+        outputs=(),
+        sets=tuple(one.label for one in bench.chosen),
+        bound=bench.by.bound,
+        oracle="none",
+        reason="nothing was compared",
+        runtime=bench.setup.label(),
+    )
+    bench.tell("loading the reference", "reference", 0)
+    try:
+        ours = ours or bench.setup.start(bench.reference, bench.plan.threads)
+    except MissingPackageError:
+        raise
+    except NormSurgeryError as failure:
+        return replace(empty, reason=f"the reference does not load: {failure}")
+    names = [value.name for value in ours.get_outputs()]
+    bench.tell("loading the candidate", "candidate", 0)
+    try:
+        theirs = bench.setup.start(bench.candidate, bench.plan.threads)
+    except MissingPackageError:
+        raise
+    except NormSurgeryError as failure:
+        return replace(empty, outputs=does_not(names, f"load: {failure}"))
+    placement = _placed(bench, theirs)
+    outputs, yardsticks, reason = _judge_sets(bench, ours, theirs)
+    return replace(empty, outputs=outputs, oracle=yardsticks, reason=reason, placement=placement)
+
+
+def does_not(names: Sequence[str], what: str) -> tuple[OutputParity, ...]:
+    """The outputs of a comparison whose candidate does not do something at all."""
+    broken = [Comparison(Status.FAILED, note=f"the candidate does not {what}")]
+    return tuple(sum_up(name, broken) for name in names)
+
+
+def _placed(bench: _Bench, session: Any) -> Placement | None:
+    """Where the candidate's nodes run; None on the CPU, where everything does."""
+    if bench.setup.provider == CPU:
+        return None
+    record = runtime.assigned(session)
+    if record is None:
+        why = f"onnxruntime {runtime.version()} does not record where nodes run, 1.32 does"
+        raise missing(bench.setup.provider, why)
+    graph = onnx.load(str(bench.candidate), load_external_data=False)
+    return place(record, bench.setup.provider, graph, bench.plan.allow_fallback)
+
+
+def _judge_sets(bench: _Bench, ours: Any, theirs: Any) -> tuple[tuple[OutputParity, ...], str, str]:
+    """Run and judge one input set after the other, so that one set's tensors are held.
+
+    Returns the outputs, the yardsticks that were used, and why it is not float64 alone.
+    """
     found: dict[str, list[Comparison]] = {}
-    for one in chosen:
+    reason = ""
+    for number, one in enumerate(bench.chosen):
         feeds = one.make()
-        reference, candidate = pairs(feeds)
-        if isinstance(candidate, NormSurgeryError):
-            note = f"the candidate does not run: {candidate}"
+        bench.tell(f"running the reference on set {number + 1}", "reference", number)
+        reference = flatten(runtime.run(ours, feeds))
+        bench.tell(f"running the candidate on set {number + 1}", "candidate", number)
+        try:
+            candidate = flatten(runtime.run(theirs, feeds))
+        except NormSurgeryError as failure:
+            note = f"the candidate does not run: {failure}"
             for name in reference:
                 found.setdefault(name, []).append(Comparison(Status.FAILED, note=note))
             continue
@@ -131,25 +271,25 @@ def _judge_all(
             if name not in shared:
                 note = "missing" if name in reference else "the reference has no such output"
                 found.setdefault(name, []).append(Comparison(Status.FAILED, note=note))
-        judged = judge(feeds, shared, reference, candidate)
+        bench.tell(f"judging set {number + 1}", "reference", number)
+        judged, why = judges.judge(bench.by, Pair(one.label, feeds, shared, reference, candidate))
+        reason = reason or why
         for name in shared:
             found.setdefault(name, []).append(judged[name])
-    return tuple(sum_up(name, comparisons) for name, comparisons in found.items())
+    used = {c.yardstick for cs in found.values() for c in cs} - {"reference"}
+    yardsticks = " and ".join(sorted(used)) or ("float64" if not reason else "noise floor")
+    outputs = tuple(sum_up(name, comparisons) for name, comparisons in found.items())
+    return outputs, yardsticks, f"no float64 oracle: {reason}" if reason else ""
 
 
-def _run_both(
-    ours: Any,
-    theirs: Any,
-    feeds: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], Any]:
-    """Outputs of the reference, and those of the candidate or the error that it raised."""
-    reference = flatten(runtime.run(ours, feeds))
-    try:
-        return reference, flatten(runtime.run(theirs, feeds))
-    except NormSurgeryError as failure:
-        return reference, failure
+def _not_asked_for(_label: str, _feeds: Feeds) -> Mapping[str, np.ndarray]:
+    raise NoOracleError("not asked for")
 
 
-def _runtime_label(providers: Sequence[str]) -> str:
-    short = ".".join(runtime.version().split(".")[:2])
-    return f"onnxruntime {providers[0].removesuffix('ExecutionProvider')} {short}"
+def _counted(tell: Progress, before: int, total: int) -> Callable[[str, str, int], None]:
+    """Tell a step, with how many of all comparisons are done."""
+
+    def told(text: str, model: str, number: int) -> None:
+        tell(Step(text, model, before + number, total))
+
+    return told

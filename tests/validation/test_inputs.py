@@ -131,6 +131,14 @@ def test_integers_and_booleans_are_in_range():
 
 def test_sequences_and_maps_are_flattened():
     one = np.ones(1)
-    assert set(flatten({"a": one, "s": [one, one], "m": [{1: 0.5}]})) == {
-        "a", "s[0]", "s[1]", "m[0][1]",
+    found = flatten({"a": one, "s": [one, one], "d": [{1: one}], "e": [{1: 0.5}, {2: 0.5}]})
+    assert set(found) == {
+        "a", "s[0]", "s[1]", "d[0][1]", "e[0][1]", "e[1][2]",
+    }  # fmt: skip
+
+
+def test_a_map_per_sample_is_one_array_per_key():
+    flat = flatten({"p": [{"cat": 0.25, "dog": 0.75}, {"cat": 0.5, "dog": 0.5}]})
+    assert {name: array.tolist() for name, array in flat.items()} == {
+        "p['cat']": [0.25, 0.5], "p['dog']": [0.75, 0.5],
     }  # fmt: skip

@@ -1,0 +1,273 @@
+"""``normsurgery.validate``: the verb as a library function."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normsurgery import io, isolation, models, providers, runtime
+from normsurgery.data import Data, inputs_of, read
+from normsurgery.errors import CrashError, UsageError
+from normsurgery.isolation import Limits, Step
+from normsurgery.tensors import tensors_in
+from normsurgery.validation.drift import Drift, drift
+from normsurgery.validation.report import ProviderRun, Validation
+from normsurgery.validation.result import Parity
+from normsurgery.validation.setups import Setup, setups
+from normsurgery.validation.truth import Truth
+from normsurgery.validation.verdict import BOUND, Plan, does_not, parities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    from onnx import ModelProto
+
+    from normsurgery.data import Pixels
+
+    Feeds = Mapping[str, np.ndarray]
+    Progress = Callable[[Step], None]
+
+CHANGING = frozenset({"convert", "finetune", "recalibrate"})
+"""The verbs that change what a model computes, as they record it in its metadata."""
+
+MULTIPLY_ADDS = 5e10
+"""What the float64 run of one input set may cost: 12 images of 224² through a ResNet-50."""
+
+
+def validate(
+    reference: str | os.PathLike[str] | ModelProto | Any,
+    candidate: str | os.PathLike[str] | ModelProto | Any,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    data: str | os.PathLike[str] | Data | Sequence[Feeds] | None = None,
+    pixels: Pixels | None = None,
+    arrays: Mapping[str, str] | None = None,
+    samples: int = 64,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int = 4,
+    sets: int = 12,
+    seed: int = 0,
+    bound: float = BOUND,
+    multiply_adds: float = MULTIPLY_ADDS,
+    optimized: bool = True,
+    allow_fallback: Sequence[str] = (),
+    kind: str = "auto",
+    isolate: bool = True,
+    timeout: float | None = 300.0,
+    memory: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Validation:
+    """Say whether ``candidate`` computes what ``reference`` computes, up to rounding.
+
+    The yardstick is the reference in float64: the candidate's error may be ``bound`` times the
+    reference's own, per output and input set, on each provider. Neither model is changed.
+
+    reference, candidate: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
+    providers: of onnxruntime, ``cpu`` and ``cuda``. CUDA must have run every node.
+    data: inputs to use: a path or ``Data`` (``normsurgery.data.read``), or feeds by input name, one
+    mapping per input set. None makes them: ``sets`` of six distributions, seeded from ``seed`` on.
+    pixels: mean and std for the images at a path. arrays: which array at a path is which input's.
+    samples: how many of the data to use.
+    shapes: by input name, where dimensions are dynamic; images are resized to them.
+    batch: of every second set, 1 in others.
+    multiply_adds: what a float64 run of one set may cost; beyond it the noise floor judges.
+    optimized: run the models with onnxruntime's graph optimizations too, to report it beside.
+    allow_fallback: nodes, by name or operator, that may run on the CPU though CUDA was asked for.
+    kind: ``parity``, ``drift``, or ``auto``: drift for a candidate whose metadata say that a verb
+    made it that changes the function (convert, recalibrate, finetune), else parity.
+    isolate: run it all in a child process: a crash, a step longer than ``timeout`` seconds or more
+    than ``memory`` bytes end that child and not this process. ``progress`` gets each step.
+
+    Raises ``InvalidModelError`` if the reference does not load or run (``CrashError`` if it takes
+    the child with it), ``MissingPackageError`` if a provider is not there, ``UsageError`` where
+    data or shapes do not fit, ``UnsafeModelError`` or ``ModelIOError`` for a file. A candidate that
+    does not load or run has failed, and that is no error.
+    """
+    names = _providers(providers)
+    if kind not in {"auto", "parity", "drift"}:
+        raise UsageError(f"kind {kind!r} is none of auto, parity and drift")
+    with contextlib.ExitStack() as stack:
+        ours, ref_path = stack.enter_context(_file(reference, "reference"))
+        theirs, cand_path = stack.enter_context(_file(candidate, "candidate"))
+        feeds, labels = _feeds(ours, data, pixels, arrays, samples, batch, shapes)
+        verb = models.verb(theirs)
+        plan = Plan(
+            sets=sets,
+            seed=seed,
+            batch=batch,
+            feeds=feeds,
+            shapes=shapes,
+            bound=bound,
+            multiply_adds=multiply_adds,
+            threads=threads,
+            allow_fallback=tuple(allow_fallback),
+        )
+        work = _Work(ref_path, cand_path, plan, Limits(timeout, memory), isolate, progress)
+        found = Validation(_title(reference), _title(candidate), verb)
+        if kind == "drift" or (kind == "auto" and verb in CHANGING):
+            return replace(found, drift=work.drift(names[0], labels))
+        return replace(found, runs=work.runs(names, optimized=optimized))
+
+
+class _Work:
+    """The calls into the child, or into this process."""
+
+    def __init__(
+        self,
+        reference: Path,
+        candidate: Path,
+        plan: Plan,
+        limits: Limits,
+        isolate: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._common: dict[str, Any] = {
+            "reference": reference,
+            "candidate": candidate,
+            "plan": plan,
+        }
+        self._plan = plan
+        self._limits = limits
+        self._isolate = isolate
+        self._progress = progress
+
+    def runs(self, names: Sequence[str], *, optimized: bool) -> tuple[ProviderRun, ...]:
+        """One run per provider, each in a process of its own; the float64 truths go along."""
+        found: list[ProviderRun] = []
+        known: dict[str, dict[str, np.ndarray]] = {}
+        for name in names:
+            ways = setups(name, optimized=optimized)
+            try:
+                parts, known = self._call(judge, setups=ways, needed=names, known=known)
+            except CrashError as crash:
+                if getattr(crash.step, "model", "") != "candidate":
+                    raise
+                parts = (_crashed(crash, ways[0], self._plan),)
+            found.append(ProviderRun(providers.short_name(name), parts[0], tuple(parts[1:])))
+        return tuple(found)
+
+    def drift(self, name: str, labels: np.ndarray | None) -> Drift:
+        """The drift on one provider."""
+        found: Drift = self._call(drift, setup=Setup(name), labels=labels)
+        return found
+
+    def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        arguments = self._common | arguments
+        if not self._isolate:
+            return function(**arguments, progress=self._progress)
+        return isolation.call(function, arguments, limits=self._limits, progress=self._progress)
+
+
+def judge(
+    reference: Path,
+    candidate: Path,
+    plan: Plan,
+    setups: Sequence[Setup],
+    needed: Sequence[str],
+    known: dict[str, dict[str, np.ndarray]],
+    progress: Progress | None = None,
+) -> tuple[tuple[Parity, ...], dict[str, dict[str, np.ndarray]]]:
+    """The comparison in each setup, and the float64 outputs of the reference by input set.
+
+    needed: providers that must be there before anything is run.
+    known: such outputs, from an earlier call with the same plan.
+    """
+    runtime.require(needed)
+    truth = Truth(reference, plan.multiply_adds, progress, known)
+    found = parities(reference, candidate, setups, plan, truth=truth, progress=progress)
+    return found, truth.known
+
+
+def _crashed(crash: CrashError, setup: Setup, plan: Plan) -> Parity:
+    """The verdict on a candidate that took the child with it, where the reference did not."""
+    return Parity(
+        outputs=does_not(["every output"], f"run: {crash}"),
+        sets=(),
+        bound=plan.bound,
+        oracle="none",
+        reason="nothing was compared",
+        runtime=setup.label(),
+    )
+
+
+def _providers(wanted: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(wanted, str):
+        wanted = wanted.split(",")
+    names = tuple(dict.fromkeys(providers.full_name(name.strip()) for name in wanted))
+    if not names:
+        raise UsageError("no provider to run on; give cpu, cuda or both")
+    return names
+
+
+@contextlib.contextmanager
+def _file(model: Any, role: str) -> Iterator[tuple[io.Model, Path]]:
+    """The model, loaded and checked, and a file of it that a runtime can open."""
+    content, _ = models.take(model)
+    if isinstance(model, (str, os.PathLike)) and (found := _readable(content, Path(model))):
+        yield content, found
+        return
+    with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
+        path = Path(folder, f"{role}.onnx")
+        io.save(content, path)
+        yield content, path
+
+
+def _readable(content: io.Model, path: Path) -> Path | None:
+    """The path under which onnxruntime and onnx find the external data too; None if there is none.
+
+    A link is looked through by none of the two: data lie beside it, or beside what it points to.
+    """
+    if not content.external or not path.is_symlink():
+        return path
+    names = {
+        entry.value
+        for tensor in tensors_in(content.proto)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    real = path.resolve()
+    return real if all((real.parent / name).is_file() for name in names) else None
+
+
+def _title(model: Any) -> str:
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    return type(model).__name__
+
+
+def _feeds(
+    model: io.Model,
+    data: Any,
+    pixels: Pixels | None,
+    arrays: Mapping[str, str] | None,
+    samples: int,
+    batch: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> tuple[Sequence[Feeds] | None, np.ndarray | None]:
+    """The input sets that the caller gave, and the labels of their samples."""
+    if data is None:
+        return None, None
+    if isinstance(data, (str, os.PathLike)):
+        wanted = inputs_of(model.proto)
+        shape = tuple((shapes or {}).get(wanted[0].name, ())) if wanted else ()
+        size = None
+        if len(shape) == 4:
+            size = (shape[1], shape[2]) if shape[3] in {1, 3, 4} else (shape[2], shape[3])
+        data = read(data, wanted, pixels=pixels, size=size, names=arrays, limit=samples)
+    if not isinstance(data, Data):
+        return list(data), None
+    fixed = next((one.batch for one in data.inputs if one.batch is not None), None)
+    last = there = min(samples, len(data))
+    step = batch if fixed is None else fixed
+    if fixed is not None or step < last:  # no smaller batch at the end
+        last -= last % step
+    found = list(data.batches(step, last=last))
+    if not found:
+        raise UsageError(f"{there} samples do not make one batch of {step}; give more --samples")
+    return found, None if data.labels is None else data.targets(slice(0, last))
