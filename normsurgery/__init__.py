@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from normsurgery.errors import NormSurgeryError
     from normsurgery.folding import FoldResult, fold
     from normsurgery.inspection import Inspection, inspect
+    from normsurgery.unfolding import UnfoldResult, unfold
     from normsurgery.validation import Validation, validate
 
 _WHERE = {
@@ -27,15 +28,19 @@ _WHERE = {
     "fold": "normsurgery.folding",
     "inspect": "normsurgery.inspection",
     "validate": "normsurgery.validation",
+    "UnfoldResult": "normsurgery.unfolding",
+    "unfold": "normsurgery.unfolding",
 }
 __all__ = [
     "FoldResult",
     "Inspection",
     "NormSurgeryError",
+    "UnfoldResult",
     "Validation",
     "__version__",
     "fold",
     "inspect",
+    "unfold",
     "validate",
 ]
 

@@ -44,6 +44,19 @@ def insert_first(scope: Scope, node: NodeProto) -> None:
         scope.readers.setdefault(name, []).append(made)
 
 
+def insert_after(scope: Scope, node: NodeProto, more: Iterable[NodeProto]) -> None:
+    """Add copies of the nodes ``more``, in their order, right behind ``node``."""
+    at = next(i for i, one in enumerate(scope.nodes) if one is node) + 1
+    for i, new in enumerate(more, start=at):
+        scope.proto.node.insert(i, new)
+        made = scope.proto.node[i]
+        scope.nodes.insert(i, made)
+        for name in made.output:
+            scope.producer[name] = made
+        for name in made.input:
+            scope.readers.setdefault(name, []).append(made)
+
+
 def set_constant(scope: Scope, node: NodeProto, slot: int, wanted: str, value: Computed) -> str:
     """Make input ``slot`` of ``node`` the constant ``value``; return its name.
 

@@ -28,11 +28,14 @@ LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 Key = tuple[str, str]
 
 
-def inline(model: Model, most_nodes: int = MOST_NODES) -> list[str]:
+def inline(
+    model: Model, most_nodes: int = MOST_NODES, *, because: frozenset[str] = NORMALIZATIONS
+) -> list[str]:
     """Inline in place what fold needs to see; return the functions' names.
 
-    Nothing is inlined if no function and no caller normalizes, or if the main graph would have
-    over ``most_nodes`` nodes. Raises ``GraphError`` for functions that call each other in a circle.
+    Nothing is inlined if no function and no caller has an operator of ``because``, or if the main
+    graph would have over ``most_nodes`` nodes. Raises ``GraphError`` for functions that call each
+    other in a circle.
     """
     proto = model.proto
     if not proto.functions:
@@ -41,7 +44,7 @@ def inline(model: Model, most_nodes: int = MOST_NODES) -> list[str]:
     sizes = _sizes(functions)
     inside = {key: _operators(key, functions) for key in functions}
     everywhere = set().union(_op_types(proto.graph.node), *inside.values())
-    if not everywhere & NORMALIZATIONS:
+    if not everywhere & because:
         return []
     wanted = [key for key, ops in inside.items() if ops & (NORMALIZATIONS | LINEAR)]
     if not wanted or _size(proto.graph.node, sizes) > most_nodes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normsurgery_cli import files
+from normsurgery_cli import files, proving
 
 if TYPE_CHECKING:
     from normsurgery import FoldResult
@@ -60,7 +60,15 @@ def command(
         if not dry_run:
             inline = False if target == files.STREAM else external
             with files.target_file(target) as path:
-                parity = _save(result, source, path, force, inline, no_validate, keep)
+                parity = proving.save(
+                    result,
+                    source,
+                    path,
+                    force=force,
+                    external=inline,
+                    no_validate=no_validate,
+                    keep=keep,
+                )
     shown = None if dry_run else target
     if as_json:
         click.echo(render.to_json(_summary(model, shown, result, parity)))
@@ -68,43 +76,6 @@ def command(
         render.fold_report(model, shown, result, parity)
     if not isinstance(parity, str) and not parity.ok:
         raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
-
-
-def _save(
-    result: FoldResult,
-    source: Path,
-    path: Path,
-    force: bool,
-    external: bool | None,
-    no_validate: bool,
-    keep: bool,
-) -> Parity | str:
-    """Save, checking parity on the finished file before it takes its name."""
-    from normsurgery import runtime
-    from normsurgery.errors import NormSurgeryError, ParityError
-
-    if no_validate:
-        result.save(path, force=force, external=external)
-        return "not run (--no-validate)"
-    if not runtime.available():
-        result.save(path, force=force, external=external)
-        return "not run: onnxruntime is not installed (pip install onnxruntime)"
-    outcome: list[Parity | str] = []
-
-    def check(candidate: Path) -> None:
-        from normsurgery.validation import parity
-
-        try:
-            found = parity(source, candidate)
-        except NormSurgeryError as error:  # of the source: what the candidate does is a verdict
-            outcome.append(f"not run: {error}")
-            return
-        outcome.append(found)
-        if not found.ok and not keep:
-            raise ParityError(f"{found.line()}; no output was written (--keep keeps it)")
-
-    result.save(path, force=force, external=external, check=check)
-    return outcome[0]
 
 
 def _summary(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import printable
 
 if TYPE_CHECKING:
-    from normsurgery import FoldResult, Inspection, Validation
+    from normsurgery import FoldResult, Inspection, UnfoldResult, Validation
     from normsurgery.inspection import Range
     from normsurgery.validation import Parity
 
@@ -22,6 +22,8 @@ COLOURS = {
     "passed": "green",
     "FAILED": "red",
     "inconclusive": "yellow",
+    "unfolded": "green",
+    "left": "yellow",
 }
 
 
@@ -66,6 +68,26 @@ def fold_report(source: str, output: str | None, result: FoldResult, parity: Par
     lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
     _show(("node", "", "into, or the first obstacle"), rows, lines, to_stderr=output == "-")
+
+
+def unfold_report(
+    source: str, output: str | None, result: UnfoldResult, parity: Parity | str
+) -> None:
+    """Print which layers got a norm and with which statistics, which did not and why."""
+    report = result.report
+    rows: list[Row] = []
+    for one in report.unfolded:
+        low, high = one.deviation
+        k = f"weights × {one.weight_factor:g}" if one.weight_factor != 1 else ""
+        dead = f"{one.dead} hardly vary" if one.dead else ""
+        what = ", ".join(filter(None, (f"deviation {low:.3g} … {high:.3g}", dead, k)))
+        rows.append((one.node, str(one.channels), "unfolded", what))
+    rows += [(one.node, "", "left", one.reason) for one in report.left]
+    count = len(report.unfolded)
+    lines = [f"{source}: {count} BatchNormalization put in, statistics of {report.samples} samples"]
+    lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
+    lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
+    _show(("layer", "C", "", "of its output, or why not"), rows, lines, to_stderr=output == "-")
 
 
 def inspection(source: str, found: Inspection) -> None:

@@ -1,0 +1,81 @@
+"""What ``unfold`` does to a ResNet-20 whose exporter folded its BatchNormalizations.
+
+For growing numbers of calibration images: whether the outputs kept their bits on all test images,
+the verdict of parity, how far the new norms' statistics are from those of all training images, and
+the accuracy. ``python benchmarks/unfold_accuracy.py --data FOLDER`` (see ``cifar.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import cifar
+import numpy as np
+import onnx
+import torch
+
+import normsurgery
+from normsurgery.validation import parity
+
+COUNTS = (1, 8, 64, 512)
+
+
+def export_folded(module: torch.nn.Module, path: Path) -> Path:
+    """Write ``module`` as torch does by default: BatchNormalization folded into convolutions."""
+    program = torch.onnx.export(
+        module,
+        (torch.zeros(2, 3, 32, 32),),
+        input_names=["image"],
+        output_names=["scores"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    program.save(str(path))
+    return path
+
+
+def distance(few: normsurgery.UnfoldResult, all_: normsurgery.UnfoldResult) -> float:
+    """Return the median over all channels of the relative error of the deviation."""
+    errors = []
+    for result in (few, all_):
+        norms = [n for n in result.model.graph.node if n.op_type == "BatchNormalization"]
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in result.model.graph.initializer}
+        errors.append(np.concatenate([stored[n.input[1]] for n in norms]))
+    return float(np.median(np.abs(errors[0] / errors[1] - 1)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
+    folder = parser.parse_args().data
+    arrays = cifar.images(folder)
+    tests = arrays["test_images"]
+    train = {"image": arrays["train_images"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        source = export_folded(cifar.network(folder), Path(temporary) / "folded.onnx")
+        before = cifar.in_onnxruntime(source, optimize=False)
+        wanted = before(tests)
+        print(f"folded: {cifar.accuracy(before, arrays):.2f} %")
+        everything = normsurgery.unfold(source, train, samples=None)
+        print("images | norms | outputs equal | parity ratio | deviation off by | accuracy")
+        for count in COUNTS:
+            target = Path(temporary) / f"unfolded_{count}.onnx"
+            result = normsurgery.unfold(source, train, samples=count)
+            result.save(target)
+            after = cifar.in_onnxruntime(target, optimize=False)
+            found = parity(source, target)
+            worst = found.worst()
+            ratio = float("nan") if worst is None or worst.ratio is None else worst.ratio
+            print(
+                f"{count} | {len(result.report.unfolded)} | "
+                f"{np.array_equal(wanted, after(tests))} | {ratio:.3f} "
+                f"({'ok' if found.ok else 'FAILED'}) | {distance(result, everything):.1%} | "
+                f"{cifar.accuracy(after, arrays):.2f} %"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Saving a model whose function must not have changed: parity is judged before it has its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from normsurgery.validation import Parity
+
+
+class Savable(Protocol):
+    """The result of a verb that writes a model."""
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        external: bool | None = None,
+        check: Callable[[Path], None] | None = None,
+    ) -> Path | None:
+        """Save the model."""
+
+
+def save(
+    result: Savable,
+    source: Path,
+    path: Path,
+    *,
+    force: bool,
+    external: bool | None,
+    no_validate: bool,
+    keep: bool,
+) -> Parity | str:
+    """Save, checking parity with ``source`` on the finished file before it takes its name.
+
+    Returns the verdict, or why there is none. Raises ``ParityError`` unless ``keep``.
+    """
+    from normsurgery import runtime
+    from normsurgery.errors import NormSurgeryError, ParityError
+
+    if no_validate:
+        result.save(path, force=force, external=external)
+        return "not run (--no-validate)"
+    if not runtime.available():
+        result.save(path, force=force, external=external)
+        return "not run: onnxruntime is not installed (pip install onnxruntime)"
+    outcome: list[Parity | str] = []
+
+    def check(candidate: Path) -> None:
+        from normsurgery.validation import parity
+
+        try:
+            found = parity(source, candidate)
+        except NormSurgeryError as error:  # of the source: what the candidate does is a verdict
+            outcome.append(f"not run: {error}")
+            return
+        outcome.append(found)
+        if not found.ok and not keep:
+            raise ParityError(f"{found.line()}; no output was written (--keep keeps it)")
+
+    result.save(path, force=force, external=external, check=check)
+    return outcome[0]
