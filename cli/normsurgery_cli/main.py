@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = {
     "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
     "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
+    "export": "Export a PyTorch module with its norms kept, and prove the file.",
     "inspect": "List the normalizations of a model, and what fold does with each.",
     "validate": "Prove that two models compute the same, on CPU and CUDA.",
 }

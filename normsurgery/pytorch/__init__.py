@@ -14,13 +14,27 @@ from normsurgery.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
+    from normsurgery.pytorch.factory import build, dynamic, examples
+    from normsurgery.pytorch.weights import load_weights
 
 _WHERE = {
     "ExportReport": "normsurgery.pytorch.exporting",
     "ExportResult": "normsurgery.pytorch.exporting",
+    "build": "normsurgery.pytorch.factory",
+    "dynamic": "normsurgery.pytorch.factory",
+    "examples": "normsurgery.pytorch.factory",
     "export": "normsurgery.pytorch.exporting",
+    "load_weights": "normsurgery.pytorch.weights",
 }
-__all__ = ["ExportReport", "ExportResult", "export"]
+__all__ = [
+    "ExportReport",
+    "ExportResult",
+    "build",
+    "dynamic",
+    "examples",
+    "export",
+    "load_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

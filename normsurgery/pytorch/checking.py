@@ -9,6 +9,7 @@ its own code), the truth is the graph in float64: then it is the module that has
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from dataclasses import dataclass
@@ -159,6 +160,10 @@ def _truth(
 ) -> tuple[Callable[[Sequence[torch.Tensor]], Arrays], str]:
     """Return what gives the outputs in float64, and why it is not the module, if it is not."""
     double = in_double(module)
+    for inner in double.modules():
+        eps = getattr(inner, "eps", None)
+        if isinstance(eps, float):
+            setattr(inner, "eps", float(np.float32(eps)))  # noqa: B010  as an ONNX attribute has it
 
     def wide(values: Sequence[torch.Tensor]) -> Arrays:
         return _forward(double, tuple(v.double() if v.is_floating_point() else v for v in values))
@@ -184,10 +189,10 @@ def _moved(module: nn.Module, args: Sequence[torch.Tensor], true: np.ndarray, in
     largest = 0.0
     rng = np.random.default_rng(0)
     for _ in range(_DRAWS):
-        moved = in_double(module)
-        for mine, theirs in zip(moved.parameters(), module.parameters(), strict=True):
-            mine.data = torch.from_numpy(one_ulp(_numpy(theirs), rng).astype(np.float64))
-        moved = moved.to(next(module.parameters()).dtype)
+        moved = copy.deepcopy(module)
+        for parameter in moved.parameters():
+            values = one_ulp(_numpy(parameter), rng).astype(np.float64)
+            parameter.data.copy_(torch.from_numpy(values))
         output = _forward(moved, args)[index].astype(np.float64)
         distance = output - true
         largest = max(largest, rms(distance[np.isfinite(distance)]))

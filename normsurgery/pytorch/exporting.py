@@ -40,7 +40,8 @@ NORMS = frozenset(
 class ExportReport:
     """The outcome of ``export``.
 
-    norms: how many nodes of each normalization the model has. was_training: the module was in
+    norms: how many of each normalization the model has, GroupNormalization in its portable form
+    included (``groups``). was_training: the module was in
     training mode, and was exported in evaluation mode. baked: weights that parametrizations
     (weight_norm, spectral_norm) computed. frozen: modules that were a BatchNorm written by hand.
     folded: the report of folding, with ``norms="fold"``.
@@ -105,7 +106,8 @@ def export(
     Args:
         module: any ``nn.Module``; it is not changed: neither mode, weights, gradients, hooks nor
             the state of the random generators.
-        args: the arguments of ``forward``, tensors: one, several, or by parameter name.
+        args: the arguments of ``forward``, tensors: one, several, or by name: of its parameters,
+            or, where no name is one of a parameter, of the graph's inputs in the order given.
         opset: of ONNX; 18 for dynamo and 17 for legacy unless given.
         norms: ``keep``, or ``fold`` them into the linear layers (``normsurgery.fold``).
         dynamic: a name, such as ``batch``: the first axis of every input is free and has it; or
@@ -151,8 +153,7 @@ def export(
         if norms == "fold":
             folded = folding.fold(content)
             content, report.folded = io.from_proto(folded.model), folded.report
-        kinds = Counter(n.op_type for n in _all(content.proto.graph) if n.op_type in NORMS)
-        report.norms = dict(sorted(kinds.items()))
+        report.norms = _count_norms(content.proto.graph)
         models.stamp(content, "export", str)
         content.trailer = bytes  # there is no source file to name
         verdict = None
@@ -179,7 +180,9 @@ def _arguments(
     elif hasattr(args, "keys"):
         given = dict(args)
         order = [name for name in known if name in given]
-        if len(order) < len(given):
+        if not order:
+            order = known = list(given)
+        elif len(order) < len(given):
             strange = next(name for name in given if name not in known)
             raise UsageError(
                 f"forward has no parameter {strange!r}; it has {', '.join(known) or 'none'}"
@@ -280,6 +283,18 @@ def _refuse_batch_statistics(graph: GraphProto) -> None:
                 "(F.batch_norm in training mode, or without running statistics), so that an "
                 "output depends on the rest of its batch; give it stored statistics"
             )
+
+
+def _count_norms(graph: GraphProto) -> dict[str, int]:
+    makers = {name: node.op_type for node in _all(graph) for name in node.output}
+    kinds = [
+        "GroupNormalization"
+        if node.op_type == "InstanceNormalization" and makers.get(node.input[0]) == "Reshape"
+        else node.op_type
+        for node in _all(graph)
+        if node.op_type in NORMS
+    ]
+    return dict(sorted(Counter(kinds).items()))
 
 
 def _all(graph: GraphProto) -> Iterator[NodeProto]:
