@@ -1,7 +1,8 @@
 """normsurgery: normalization surgery on ONNX models.
 
 ``fold(model)`` absorbs BatchNormalization into the linear layers around it; ``inspect(model)``
-says what it would do and why not; ``validate(reference, candidate)`` proves that two models compute
+says what it would do and why not; ``convert(model, to)`` puts group, instance or layer
+normalization in the place of BN; ``validate(reference, candidate)`` proves that two models compute
 the same. Errors: ``normsurgery.errors``. Loading and saving without
 reading weights: ``normsurgery.io``. Nothing heavy is imported before it is used.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from normsurgery.conversion import ConvertResult, convert
     from normsurgery.errors import NormSurgeryError
     from normsurgery.folding import FoldResult, fold
     from normsurgery.inspection import Inspection, inspect
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from normsurgery.validation import Validation, validate
 
 _WHERE = {
+    "ConvertResult": "normsurgery.conversion",
     "FoldResult": "normsurgery.folding",
     "Inspection": "normsurgery.inspection",
     "NormSurgeryError": "normsurgery.errors",
     "Validation": "normsurgery.validation",
+    "convert": "normsurgery.conversion",
     "fold": "normsurgery.folding",
     "inspect": "normsurgery.inspection",
     "validate": "normsurgery.validation",
@@ -32,12 +36,14 @@ _WHERE = {
     "unfold": "normsurgery.unfolding",
 }
 __all__ = [
+    "ConvertResult",
     "FoldResult",
     "Inspection",
     "NormSurgeryError",
     "UnfoldResult",
     "Validation",
     "__version__",
+    "convert",
     "fold",
     "inspect",
     "unfold",

@@ -57,6 +57,19 @@ def type_of(scope: Scope, name: str) -> TypeProto | None:
     return None
 
 
+def declare(scope: Scope, name: str, elem_type: int, dims: Dims | None = None) -> None:
+    """Record the type of a value that was added to ``scope``, for those who ask from now on."""
+    found = TypeProto()
+    found.tensor_type.elem_type = elem_type
+    if dims is not None:
+        found.tensor_type.shape.SetInParent()
+        for size in dims:
+            added = found.tensor_type.shape.dim.add()
+            if size is not None:
+                added.dim_value = size
+    _declared(scope)[name] = found
+
+
 def _declared(scope: Scope) -> dict[str, TypeProto]:
     if scope.types is None:
         proto = scope.proto

@@ -37,7 +37,7 @@ LEVELS = [
     {"constants"},
     {"models", "report", "runtime"},
     {"outcome", "statistics"},
-    {"folding"},
+    {"folding", "norms"},
     {"inspection", "validation"},
     {"unfolding"},
     {"conversion"},

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # A verb is the module of that name in this package, with a click command called ``command``.
 VERBS = {
     "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
+    "convert": "Put group, instance or layer normalization in the place of BatchNormalization.",
     "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
     "export": "Export a PyTorch module with its norms kept, and prove the file.",
     "inspect": "List the normalizations of a model, and what fold does with each.",

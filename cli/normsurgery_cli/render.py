@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import printable
 
 if TYPE_CHECKING:
-    from normsurgery import FoldResult, Inspection, UnfoldResult, Validation
+    from normsurgery import ConvertResult, FoldResult, Inspection, UnfoldResult, Validation
     from normsurgery.inspection import Range
     from normsurgery.validation import Parity
 
 Row = tuple[str, ...]
 COLOURS = {
+    "converted": "green",
     "folded": "green",
     "merged": "green",
     "kept": "yellow",
@@ -169,3 +170,26 @@ def _rich(columns: Row, rows: list[Row], *, to_stderr: bool) -> None:
 
 def _range(values: Range | None) -> str:
     return "" if values is None else f"{values.low:.3g} … {values.high:.3g}"
+
+
+def convert_report(source: str, output: str | None, result: ConvertResult) -> None:
+    """Print each norm's new one and where its affine map went, and what stays and why."""
+    report = result.report
+    rows: list[Row] = []
+    for one in report.converted:
+        groups = f"{one.groups} of {one.channels // one.groups}" if one.to != "affine" else ""
+        where = {"fold": ", ".join(one.into), "keep": "a frozen BatchNormalization"}
+        note = f"; {one.note}" if one.note else ""
+        note += f"; bias `{one.unbiased}` removed, it had no effect" if one.unbiased else ""
+        gauge = f"{one.gauge}, map in {where[one.affine]}" if one.affine in where else one.gauge
+        gauge = "exact" if one.to == "affine" else gauge
+        rows.append((one.node, "converted", one.to, groups, gauge + note))
+    rows += [(left.node, "kept", left.was, "", left.reason) for left in report.left]
+    lines = [f"{source}: {len(report.converted)} converted, {len(report.left)} kept"]
+    if report.opset:
+        lines.append(report.opset)
+    if report.inlined:
+        lines.append(f"inlined functions: {', '.join(report.inlined)}")
+    lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
+    columns = ("node", "", "to", "groups", "start, or why it stays")
+    _show(columns, rows, lines, to_stderr=output == "-")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Gauge = Literal["whiten", "fold", "none"]
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
+DEFAULT: Gauge = "whiten"
 EPSILON = 1.0  # of an input of unit variance; training norms have 1e-5
 
 
@@ -79,6 +80,15 @@ class BatchNorm:
         a = self.scale / self.sigma
         return ChannelAffine(a, self.B - a * self.mean)
 
+    def gauged(self, gauge: Gauge) -> tuple[Float64, Float64, Float64]:
+        """Return u and v of a gauge, and ``scale/u``, also where both are 0."""
+        one, zero = np.ones(self.channels), np.zeros(self.channels)
+        if gauge == "whiten":
+            return one, zero, self.scale
+        if gauge == "fold":
+            return self.scale, self.B, one
+        return self.sigma, self.mean, self.scale / self.sigma
+
 
 @dataclass(frozen=True)
 class Start:
@@ -97,39 +107,49 @@ class Start:
     def stretched(self, k: float) -> Start:
         """Return the same function with ``k·before`` in front, k > 0.
 
-        The norm of ``k·z`` with ``k²·epsilon`` is that of ``z`` with ``epsilon``.
+        The norm of ``k·z`` with ``k²·epsilon`` is that of ``z`` with ``epsilon``. As ONNX stores
+        epsilon in float32, k is changed in its last places so that ``k²·epsilon`` is one.
         """
+        epsilon = _float32(k * k * self.epsilon)
+        if self.epsilon > 0:
+            if not 0 < epsilon < float("inf"):  # no such float32: then nothing is stretched
+                return self
+            k = float(np.sqrt(epsilon / self.epsilon))
         before = ChannelAffine(k * self.before.a, k * self.before.b)
-        return replace(self, before=before, epsilon=k * k * self.epsilon)
+        return replace(self, before=before, epsilon=epsilon)
 
 
-def start(bn: BatchNorm, groups: int, gauge: Gauge = "whiten", epsilon: float = EPSILON) -> Start:
+def start(bn: BatchNorm, groups: int, gauge: Gauge = DEFAULT, epsilon: float = EPSILON) -> Start:
     """Return the norm over ``groups`` groups that starts where ``bn`` stood.
 
     bn: C channels; groups divides C: group g is channels ``g·C/groups`` up to ``(g+1)·C/groups``.
-    epsilon: of an input of unit variance. In gauge *none* the input has the variance that it has:
-    epsilon is multiplied by the average of ``s_g²`` there.
+    epsilon: of an input of unit variance, rounded to float32 as ONNX stores it. In gauge *none* the
+    input has the variance that it has: epsilon is multiplied by the average of ``s_g²`` there.
 
     Raises ``ValueError`` if groups does not divide C.
     """
     channels, sigma = bn.channels, bn.sigma
     if groups < 1 or channels % groups:
         raise ValueError(f"{channels} channels do not make {groups} groups")
-    one = np.ones(channels)
     ratio = bn.var / sigma**2
-    u, v, over = {  # over = scale/u, also where scale and u are 0 together
-        "whiten": (one, 0 * one, bn.scale),
-        "fold": (bn.scale, bn.B, one),
-        "none": (sigma, bn.mean, bn.scale / sigma),
-    }[gauge]
+    u, v, over = bn.gauged(gauge)
     m = _over_groups(v, groups)
     s2 = _over_groups(u**2 * ratio + (v - m) ** 2, groups)
     if gauge == "none":
-        before = ChannelAffine(one, 0 * one)
-        epsilon = epsilon * (float(s2.mean()) or 1.0)
+        before = ChannelAffine(np.ones(channels), np.zeros(channels))
+        epsilon *= float(s2.mean()) or 1.0
     else:
         before = ChannelAffine(u / sigma, v - u * bn.mean / sigma)
+    epsilon = _float32(epsilon)
     return Start(before, groups, over * np.sqrt(s2 + epsilon), bn.B - over * (v - m), epsilon)
+
+
+def gauge_of(name: str) -> Gauge:
+    """Return the gauge called ``name``. Raises ``ValueError`` if there is none."""
+    found = next((gauge for gauge in GAUGES if gauge == name), None)
+    if found is None:
+        raise ValueError(f"{name!r} is none of the gauges {', '.join(GAUGES)}")
+    return found
 
 
 def weight_factor(squares: Float64, a: Float64) -> float:
@@ -143,6 +163,10 @@ def weight_factor(squares: Float64, a: Float64) -> float:
     with np.errstate(all="ignore"):
         k = float(np.sqrt(squares.sum() / (a**2 * squares).sum()))
     return k if np.isfinite(k) and k > 0 else 1.0
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))
 
 
 def _over_groups(values: Float64, groups: int) -> Float64:

@@ -9,13 +9,13 @@ from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Limits, NotConstant, constant_of
 from normsurgery.errors import GraphError
 from normsurgery.folding import obstacles
+from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Source, source
 from normsurgery.nodes import float_attribute, int_attribute, label
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from normsurgery.folding.obstacles import Obstacle
     from normsurgery.graph import Scope
 
 PARAMETERS = ("scale", "B", "mean", "var")
@@ -29,6 +29,21 @@ def batch_normalization(scope: Scope, node: NodeProto, limits: Limits) -> Source
     Only in inference mode: no ``training_mode`` (opset ≥ 14), ``is_test`` set (opset < 7), no
     output but the first in use (opset < 14 returns batch statistics there); and per channel:
     not ``spatial=0`` (opset < 9). Source: ONNX operator BatchNormalization, versions 1 to 15.
+    """
+    found = parameters(scope, node, limits)
+    if isinstance(found, Obstacle):
+        return found
+    affine = ChannelAffine.of_batch_norm(*found, epsilon(node))
+    bad = affine.bad_channel()
+    return obstacles.not_finite(node, bad) if bad is not None else Source(node, 0, affine)
+
+
+def parameters(
+    scope: Scope, node: NodeProto, limits: Limits
+) -> tuple[dtypes.Float64, dtypes.Float64, dtypes.Float64, dtypes.Float64] | Obstacle:
+    """Return scale, B, mean and var of a node in inference mode, (C,) each.
+
+    Raises ``GraphError`` where they are no vectors of one length.
     """
     refused = inference_mode(scope, node)
     if refused is not None:
@@ -50,9 +65,7 @@ def batch_normalization(scope: Scope, node: NodeProto, limits: Limits) -> Source
         sizes = ", ".join(f"{n} {v.size}" for n, v in zip(PARAMETERS, values, strict=True))
         raise GraphError(f"{label(node)}: parameters of unequal length: {sizes}")
     scale, B, mean, var = values
-    affine = ChannelAffine.of_batch_norm(scale, B, mean, var, epsilon(node))
-    bad = affine.bad_channel()
-    return obstacles.not_finite(node, bad) if bad is not None else Source(node, 0, affine)
+    return scale, B, mean, var
 
 
 def epsilon(node: NodeProto) -> float:

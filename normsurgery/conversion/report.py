@@ -1,0 +1,64 @@
+"""What a conversion did, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One norm that another took the place of.
+
+    output: the value that it makes, as before. was: the operator. to, groups, channels, gauge,
+    epsilon, encoding: of the new one; epsilon includes k². into: the layers that took the affine
+    map in front; k: what their weights were multiplied by besides, so that their norm stays.
+    unbiased: a bias that had no effect in front of the new norm, and is gone. note: what had to
+    give.
+    """
+
+    node: str
+    output: str
+    was: str
+    to: str
+    channels: int
+    groups: int
+    gauge: str
+    epsilon: float
+    affine: str
+    encoding: str
+    into: tuple[str, ...] = ()
+    k: float = 1.0
+    unbiased: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Left:
+    """One norm that stays, and why: a slug, or ``selection`` or ``plan``, and the reason."""
+
+    node: str
+    output: str
+    was: str
+    slug: str
+    reason: str
+
+
+@dataclass
+class ConvertReport:
+    """The outcome of ``convert``.
+
+    opset: how the operator set was raised, if it was. inlined: functions put where they were
+    called. choice: how data chose among starting points. drift: how far outputs moved, if measured.
+    """
+
+    converted: list[Converted] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    opset: str = ""
+    inlined: list[str] = field(default_factory=list)
+    choice: list[dict[str, Any]] = field(default_factory=list)
+    drift: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+        return asdict(self)

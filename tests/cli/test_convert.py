@@ -1,0 +1,95 @@
+"""``normsurgery convert`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+if TYPE_CHECKING:
+    from cli.conftest import Run
+
+SAMPLES = Path(__file__).parents[2] / "sample_models"
+RESNET = SAMPLES / "digits_resnet.onnx"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out.onnx"
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def accuracy(path: Path) -> float:
+    import onnxruntime as ort
+
+    data = np.load(SAMPLES / "digits.npz")
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {"image": data["test_images"]})
+    return float((np.asarray(scores).argmax(1) == data["test_labels"]).mean())
+
+
+@pytest.mark.parametrize("to", ["group", "layer", "affine"])
+def test_a_real_model_keeps_its_accuracy(cli: Run, output: Path, to: str) -> None:
+    outcome = cli("convert", RESNET, "--to", to, "-o", output)
+    assert outcome.status == 0, outcome.err
+    assert "11 converted, 0 kept" in outcome.out.decode()
+    assert "BatchNormalization" not in operators(output)
+    assert accuracy(output) >= 0.98 * accuracy(RESNET)
+
+
+def test_json_and_the_default_output(cli: Run, tmp_path: Path) -> None:
+    model = tmp_path / "net.onnx"
+    model.write_bytes(RESNET.read_bytes())
+    outcome = cli("convert", model, "--json", "--channels-per-group", "16", "--skip", "first")
+    found = json.loads(outcome.out)
+    assert found["output"].endswith("net.converted.onnx")
+    assert len(found["report"]["converted"]) == 10
+    assert found["report"]["left"][0]["reason"] == "skipped by 'first'"
+    assert operators(tmp_path / "net.converted.onnx").count("BatchNormalization") == 1
+
+
+def test_a_dry_run_writes_the_plan_alone_and_the_plan_does_the_same(
+    cli: Run, tmp_path: Path
+) -> None:
+    plan, output = tmp_path / "plan.json", tmp_path / "out.onnx"
+    said = cli("convert", RESNET, "-o", output, "--dry-run", "--write-plan", plan)
+    assert said.status == 0, said.err
+    assert {p.name for p in tmp_path.iterdir()} == {"plan.json"}
+    assert cli("convert", RESNET, "-o", output, "--plan", plan).status == 0
+    direct = tmp_path / "direct.onnx"
+    assert cli("convert", RESNET, "-o", direct).status == 0
+    assert output.read_bytes() == direct.read_bytes()
+
+
+def test_streams(cli: Run, tmp_path: Path) -> None:
+    outcome = cli("convert", "-", stdin=RESNET.read_bytes())
+    assert outcome.status == 0, outcome.err
+    path = tmp_path / "stream.onnx"
+    path.write_bytes(outcome.out)
+    assert "InstanceNormalization" in operators(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--groups", "2", "--channels-per-group", "2"], 2),
+        (["--to", "batchy"], 2),
+        (["--only", "nothing*"], 2),
+        (["--plan", "missing.json"], 4),
+    ],
+)
+def test_bad_calls_are_one_line_and_leave_nothing(
+    cli: Run, output: Path, arguments: list[str], status: int
+) -> None:
+    outcome = cli("convert", RESNET, "-o", output, *arguments)
+    assert outcome.status == status
+    assert outcome.err.startswith("error[NS-E")
+    assert outcome.err.count("\n") == 1
+    assert not list(output.parent.iterdir())
