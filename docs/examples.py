@@ -1,64 +1,9 @@
-"""Small graphs to see each entry and each reason at work, by the name of its page.
-
-The map to follow is a BatchNormalization with ``a = {2, -0.5}`` and ``b = {1, 1.5}``, or a Mul by
-``m`` where one without shift or without negative scale is needed. ``make.py`` runs them all.
-"""
+"""Small graphs to see each entry of the calculus at work, by the name of its page."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from typing import Any
-
-TENSORS = {  # what a graph that names one gets, unless it brings its own
-    "W": "double[2, 1, 1, 1] W = {1, 3}",  # Conv from 1 to 2 channels
-    "V": "double[1, 2, 1, 1] V = {1, 3}",  # Conv from 2 channels to 1
-    "m": "double[2, 1, 1] m = {2, 3}",
-    "scale": "double[2] scale = {2, -1}",
-    "B": "double[2] B = {1, 0}",
-    "mean": "double[2] mean = {0, 3}",
-    "var": "double[2] var = {1, 4}",
-}
-BN = "BatchNormalization<epsilon = 0.0>"
-NO_SHIFT = ("double[2] B = {0, 0}", "double[2] mean = {0, 0}")
-SINGLE = tuple(TENSORS[n].replace("double", "float") for n in ("scale", "B", "mean", "var"))
-ONES = tuple(f"float[1] {name} = {{1}}" for name in ("B", "mean", "var"))
-
-
-@dataclass(frozen=True)
-class Example:
-    """A graph as onnx.parser reads it, what to see in it, and options of ``fold``."""
-
-    note: str
-    text: str
-    opset: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-def graph(
-    note: str,
-    nodes: str,
-    *tensors: str,
-    x: str = "double[N, 1, 4, 4] x",
-    y: str = "double[N, 2, 4, 4] y",
-    opset: int = 21,
-    functions: str = "",
-    **options: Any,
-) -> Example:
-    """Return an example; in ``nodes``, ``BN(c)`` stands for a BN of c with its parameters."""
-    nodes = re.sub(r"\bBN\((\w+)\)", rf"{BN}(\1, scale, B, mean, var)", nodes).replace(";", "\n")
-    brought = {tensor.partition(" =")[0].split()[-1] for tensor in tensors}
-    brought |= set(re.findall(r"\w+", f"{x} {y}"))
-    shared = [t for n, t in TENSORS.items() if n not in brought and re.search(rf"\b{n}\b", nodes)]
-    constants = ", ".join([*tensors, *shared])
-    text = f"example ({x}) => ({y}) {f'<{constants}>' if constants else ''} {{ {nodes} }}"
-    return Example(note, text + functions, opset, options)
-
-
-TO_ONE: dict[str, Any] = {
-    "x": "double[N, 2, 4, 4] x",
-    "y": "double[N, 1, 4, 4] y",
-}  # forwards, into V
+from example_graphs import MATRIX, NO_SHIFT, SINGLE, SQUARE, TO_ONE, Example, graph
+from refusals import REASONS
 
 SOURCES = {
     "source-batch_normalization": (
@@ -77,6 +22,20 @@ SOURCES = {
             "double[2, 1, 1] mean = {0, 3}",
             "double[2, 1, 1] var = {0, 3}",
             "double eps = {1}",
+        ),
+        graph(
+            "A LayerNormalization that an exporter took apart: its scale and bias, `scale` and "
+            "`k`, go forwards into the MatMul and the Add behind it.",
+            "u = ReduceMean(x, last); d = Sub(x, u); q = Mul(d, d); v = ReduceMean(q, last);"
+            "w = Add(v, eps); s = Sqrt(w); n = Div(d, s); e = Mul(n, scale); f = Add(e, k);"
+            "p = MatMul(f, A); y = Add(p, l)",
+            "int64[1] last = {-1}",
+            "double eps = {1}",
+            "double[2] k = {1, 4}",
+            "double[2, 1] A = {1, 3}",
+            "double[1] l = {5}",
+            x="double[N, T, 2] x",
+            y="double[N, T, 1] y",
         ),
     ),
     "source-normalization": (
@@ -113,6 +72,12 @@ ELEMENTWISE = {
             "double[4] k = {0, 1, 2, 3}",
             **TO_ONE,
         ),
+        graph(
+            "A Sum of both kinds: the constant takes the shift.",
+            "c = Conv(x, W); d = Conv(z, W); e = Sum(c, k, d); y = BN(e)",
+            "double[4] k = {0, 1, 2, 3}",
+            x="double[N, 1, 4, 4] x, double[N, 1, 4, 4] z",
+        ),
     ),
     "carrier-mul": (
         graph(
@@ -128,6 +93,11 @@ ELEMENTWISE = {
             "b = BN(x); d = Mul(b, three); y = Conv(d, V)",
             "double three = {3}",
             **TO_ONE,
+        ),
+        graph(
+            "Two branches, a gate as in squeeze-and-excitation: a scale goes to one of them.",
+            "c = Conv(x, W); g = Sigmoid(z); d = Mul(c, g); y = Mul(d, m)",
+            x="double[N, 1, 4, 4] x, double[N, 2, 1, 1] z",
         ),
     ),
     "carrier-identity": (
@@ -164,6 +134,15 @@ JOINTS = {
             x="double[N, 2, 4, 4] x, double[N, 1, 4, 4] z",
             y="double[N, 1, 4, 4] y",
         ),
+        graph(
+            "A class token before the rows: `(c - b)/a`, so that the map makes `c` of it again.",
+            "b = Mul(x, m); d = Concat<axis = 1>(c, b); y = MatMul(d, A)",
+            "double[2] m = {2, 4}",
+            "double[1, 1, 2] c = {6, 8}",
+            SQUARE,
+            x="double[1, 3, 2] x",
+            y="double[1, 4, 2] y",
+        ),
     ),
     "carrier-split": (
         graph(
@@ -191,10 +170,65 @@ JOINTS = {
             "int64[1] axes = {1}",
         ),
         graph(
-            "Channels in another order: so is the map.",
-            "b = BN(x); d = Gather<axis = 1>(b, order); y = Conv(d, V)",
+            "Channels 2 and 0 of three.",
+            "b = BN(x); d = Slice(b, from, to, axes, steps); y = Conv(d, V)",
+            "double[3] scale = {2, -1, 3}",
+            "double[3] B = {1, 0, 2}",
+            "double[3] mean = {0, 3, 1}",
+            "double[3] var = {1, 4, 1}",
+            "int64[1] from = {2}",
+            "int64[1] to = {-9}",
+            "int64[1] axes = {1}",
+            "int64[1] steps = {-2}",
+            x="double[N, 3, 4, 4] x",
+            y="double[N, 1, 4, 4] y",
+        ),
+    ),
+    "carrier-gather": (
+        graph(
+            "The channels of `c` change places, so those of the map do.",
+            "c = Conv(x, W); d = Gather<axis = 1>(c, order); y = BN(d)",
             "int64[2] order = {1, 0}",
-            **TO_ONE,
+        ),
+        graph(
+            "Rows picked at run time; the channels' axis moves from 2 to 3.",
+            "b = Mul(x, m); d = Gather<axis = 1>(b, i); y = MatMul(d, A)",
+            "double[2] m = {2, 3}",
+            SQUARE,
+            x="double[N, R, 2] x, int64[P, Q] i",
+            y="double[N, P, Q, 2] y",
+        ),
+    ),
+    "carrier-expand": (
+        graph(
+            "",
+            "c = Conv(x, W); d = Expand(c, shape); y = BN(d)",
+            "int64[4] shape = {1, 1, 1, 3}",
+            x="double[N, 1, 4, 1] x",
+            y="double[N, 2, 4, 3] y",
+        ),
+        graph(
+            "",
+            "b = BN(x); d = Expand(b, shape); y = Conv(d, V)",
+            "int64[4] shape = {1, 1, 1, 3}",
+            x="double[N, 2, 4, 1] x",
+            y="double[N, 1, 4, 3] y",
+        ),
+    ),
+    "carrier-tile": (
+        graph(
+            "",
+            "c = Conv(x, W); d = Tile(c, repeats); y = BN(d)",
+            "int64[4] repeats = {1, 1, 2, 2}",
+            y="double[N, 2, 8, 8] y",
+        ),
+        graph(
+            "The channels are repeated, and so is their map.",
+            "b = BN(x); d = Tile(b, repeats); y = Conv(d, V)",
+            "int64[4] repeats = {1, 2, 1, 1}",
+            "double[1, 4, 1, 1] V = {1, 3, 5, 7}",
+            x="double[N, 2, 4, 4] x",
+            y="double[N, 1, 4, 4] y",
         ),
     ),
 }
@@ -230,6 +264,27 @@ LAYOUT = {
             "double[4, 1] W = {1, 3, 5, 7}",
             x="double[N, 2, 2] x",
             y="double[N, 1] y",
+        ),
+        graph(
+            "A channel shuffle: two groups of two are exchanged.",
+            "c = Conv(x, W); r = Reshape(c, apart); t = Transpose<perm = [0, 2, 1, 3, 4]>(r);"
+            "d = Reshape(t, together); y = Mul(d, m)",
+            "double[4, 1, 1, 1] W = {1, 3, 5, 7}",
+            "double[4, 1, 1] m = {2, 3, 4, 5}",
+            "int64[5] apart = {0, 2, 2, 4, 4}",
+            "int64[4] together = {0, 4, 4, 4}",
+            y="double[N, 4, 4, 4] y",
+        ),
+        graph(
+            "The shape is computed when the model runs, as PyTorch's legacy exporter writes "
+            "`c.view(x.size(0), 2, -1)`; the batch stays the batch whatever it is.",
+            "c = Conv(x, W); s = Shape(x); n = Slice(s, zero, one); t = Concat<axis = 0>(n, rest);"
+            "d = Reshape(c, t); y = BN(d)",
+            "int64[1] zero = {0}",
+            "int64[1] one = {1}",
+            "int64[2] rest = {2, -1}",
+            x="double[N, 1, H, W1] x",
+            y="double[N, 2, M] y",
         ),
     ),
     "carrier-squeeze": (
@@ -354,9 +409,6 @@ POSITIONS = {
     ),
 }
 
-MATRIX: dict[str, Any] = {"x": "double[N, 2] x", "y": "double[N, 2] y"}
-SQUARE = "double[2, 2] A = {1, 3, 5, 7}"
-
 SINKS = {
     "sink-conv": (
         graph(
@@ -403,6 +455,26 @@ SINKS = {
             "Only `scale` and `B` change.",
             "c = BN(x); y = Mul(c, m)",
             x="double[N, 2, 4, 4] x",
+        ),
+    ),
+    "sink-normalization": (
+        graph(
+            "`scale` becomes `a·scale`, `B` becomes `a·B + b`.",
+            "c = InstanceNormalization(x, s, k); y = BN(c)",
+            "double[2] s = {3, 4}",
+            "double[2] k = {1, 2}",
+            x="double[N, 2, 4, 4] x",
+        ),
+    ),
+    "sink-embedding": (
+        graph(
+            "Each row `t` of the table becomes `2·t + 3`.",
+            "j = Cast<to = 7>(i); e = Gather(table, j); f = Mul(e, two); y = Add(f, three)",
+            "double[2, 2] table = {1, 2, 3, 4}",
+            "double two = {2}",
+            "double three = {3}",
+            x="bool[N, T] i",
+            y="double[N, T, 2] y",
         ),
     ),
     "forward-sink-conv_of_affine": (
@@ -488,171 +560,6 @@ BEYOND = {
             x="float[N, 1, 4, 4] x",
             y="float[N, 2, 4, 4] y",
         ),
-    ),
-}
-
-FUNCTION = """
-<domain: "local", opset_import: ["" : 21]>
-block <e> (x, W, p) => (y) {
-  c = Conv(x, W)
-  y = BatchNormalization<epsilon: float = @e>(c, p, p, p, p)
-}"""
-
-REASONS = {
-    "why-training-mode": graph(
-        "",
-        "c = Conv(x, W);"
-        "y = BatchNormalization<epsilon = 0.0, training_mode = 1>(c, scale, B, mean, var)",
-    ),
-    "why-per-activation": graph(
-        "",
-        "c = Conv(x, W); y = BatchNormalization<spatial = 0>(c, p, p, p, p)",
-        "double[2, 1, 2] p = {1, 2, 3, 4}",
-        x="double[N, 1, 1, 2] x",
-        y="double[N, 2, 1, 2] y",
-        opset=8,
-    ),
-    "why-not-constant": graph(
-        "`mean` is an input.",
-        "c = Conv(x, W); y = BN(c)",
-        x="double[N, 1, 4, 4] x, double[2] mean",
-    ),
-    "why-overridable": graph(
-        "`mean` is an input with a default value.",
-        "c = Conv(x, W); y = BN(c)",
-        x="double[N, 1, 4, 4] x, double[2] mean = {0, 3}",
-    ),
-    "why-not-finite": graph(
-        "`epsilon` is 0 and so is a variance.",
-        "c = Conv(x, W); y = BN(c)",
-        "double[2] var = {1, 0}",
-    ),
-    "why-not-linear": graph("", "c = Conv(x, W); d = Sigmoid(c); y = BN(d)"),
-    "why-graph-input": graph(
-        "",
-        "y = BN(x)",
-        x="double[N, 2, 4, 4] x",
-    ),
-    "why-fan-out": graph("", "c = Conv(x, W); d = Relu(c); b = BN(c); y = Add(b, d)"),
-    "why-graph-output": graph(
-        "", "c = Conv(x, W); y = BN(c)", y="double[N, 2, 4, 4] c, double[N, 2, 4, 4] y"
-    ),
-    "why-custom-operator": graph("", "c = custom.Conv(x, W); y = BN(c)"),
-    "why-attribute-reference": graph(
-        "Functions with norms are put where they are called, unless that would make too large a "
-        "graph, as here with `max_inlined_nodes=0`. One definition then serves every `e`.",
-        "y = local.block<e = 0.5>(x, W, p)",
-        "double[2] p = {1, 2}",
-        functions=FUNCTION,
-        max_inlined_nodes=0,
-    ),
-    "why-unknown-rank": graph(
-        "Whether axis 1 holds the columns of the product depends on the rank of `x`.",
-        "c = MatMul(x, A); y = BN(c)",
-        SQUARE,
-        *NO_SHIFT,
-        x="double[] x",
-        y="double[] y",
-    ),
-    "why-no-channel": graph(
-        "The norm is over the height, axis 1 behind the Transpose and 2 before it; the Conv's "
-        "weight has one value for all rows.",
-        "c = Conv(x, W); d = Transpose<perm = [0, 2, 3, 1]>(c); y = BN(d)",
-        x="double[N, 1, 2, 2] x",
-        y="double[N, 2, 2, 2] y",
-    ),
-    "why-overflow": graph(
-        "",
-        "c = Conv(x, W); y = BN(c)",
-        "float[1, 1, 1, 1] W = {1e30}",
-        "float[1] scale = {1e30}",
-        *ONES,
-        x="float[N, 1, 4, 4] x",
-        y="float[N, 1, 4, 4] y",
-    ),
-    "why-underflow": graph(
-        "",
-        "c = Conv(x, W); y = BN(c)",
-        "float[1, 1, 1, 1] W = {1e-30}",
-        "float[1] scale = {1e-30}",
-        "float[1] B = {0}",
-        "float[1] mean = {0}",
-        "float[1] var = {1}",
-        x="float[N, 1, 4, 4] x",
-        y="float[N, 1, 4, 4] y",
-    ),
-    "why-weight-not-finite": graph(
-        "", "c = Conv(x, W); y = BN(c)", "double[2, 1, 1, 1] W = {1, inf}"
-    ),
-    "why-no-bias": graph(
-        "Only between matrices the shift may [stay behind as an Add](sink-matmul.md).",
-        "c = MatMul(A, x); y = BN(c)",
-        SQUARE,
-        x="double[N, 2, 4] x",
-        y="double[N, 2, 4] y",
-    ),
-    "why-padded-shift": graph(
-        "",
-        "b = BN(x); y = Conv<pads = [1, 1, 1, 1]>(b, V)",
-        x="double[N, 2, 4, 4] x",
-        y="double[N, 1, 6, 6] y",
-    ),
-    "why-negative-scale": graph(
-        "",
-        "c = Conv(x, W); d = MaxPool<kernel_shape = [2, 2]>(c); y = BN(d)",
-        y="double[N, 2, 3, 3] y",
-    ),
-    "why-shift-across": graph(
-        "No scale is negative, so that the shift alone is in the way.",
-        "c = Conv(x, W); d = Relu(c); y = BN(d)",
-        "double[2] scale = {2, 1}",
-    ),
-    "why-unknown-shape": graph(
-        "`shape` is known at run time only.",
-        "c = Conv(x, W); d = Reshape(c, shape); y = BN(d)",
-        x="double[N, 1, 4, 4] x, int64[3] shape",
-        y="double[N, 2, M] y",
-    ),
-    "why-mixed-channels": graph(
-        "Each channel of the Conv is two of the norm's, which have different scales.",
-        "c = Conv(x, W); d = Flatten(c); y = BatchNormalization<epsilon = 0.0>(d, p, p, p, p)",
-        "double[4] p = {1, 2, 3, 4}",
-        x="double[N, 1, 1, 2] x",
-        y="double[N, 4] y",
-    ),
-    "why-reached-twice": graph(
-        "The channels change places. Each gets its part of the map, and both come from one Conv.",
-        "c = Conv(x, W); p, q = Split<axis = 1, num_outputs = 2>(c);"
-        "d = Concat<axis = 1>(q, p); y = BN(d)",
-    ),
-    "why-read-in-body": graph(
-        "",
-        """b = BN(x); y = If (flag) <
-        then_branch = then () => (double[N, 1, 4, 4] u) { u = Conv(b, V) },
-        else_branch = otherwise () => (double[N, 1, 4, 4] v) { v = Conv(b, V) }>""",
-        x="double[N, 2, 4, 4] x, bool flag",
-        y="double[N, 1, 4, 4] y",
-    ),
-    "why-extra-output": graph(
-        "",
-        "c = Conv(x, W); d, at = MaxPool<kernel_shape = [2, 2]>(c); y = BN(d)",
-        "double[2] scale = {2, 1}",
-        y="double[N, 2, 3, 3] y, int64[N, 2, 3, 3] at",
-    ),
-    "why-quantized": graph(
-        "Channel 1 would need the integer 128.",
-        "weight = DequantizeLinear<axis = 0>(q, s); c = Conv(x, weight); y = BN(c)",
-        "int8[2, 1, 1, 1] q = {10, -128}",
-        "float[2] s = {1, 2}",
-        *SINGLE,
-        x="float[N, 1, 4, 4] x",
-        y="float[N, 2, 4, 4] y",
-    ),
-    "why-too-long": graph(
-        "Ten thousand nodes between the Conv and the BN.",
-        "c = Conv(x, W); d0 = Identity(c);"
-        + ";".join(f"d{i} = Identity(d{i - 1})" for i in range(1, 10_000))
-        + "; y = BN(d9999)",
     ),
 }
 

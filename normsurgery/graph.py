@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from normsurgery.constants import NotConstant
     from normsurgery.io import Model
+    from normsurgery.shapes import Size
     from normsurgery.tensors import TensorStore
 
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -47,6 +48,7 @@ class Graph:
         self.inputs_are_constants = freeze_inputs or model.proto.ir_version < 4
         self.scopes: list[Scope] = []
         self.inferred: dict[tuple[int, str], TypeProto] | None = None  # filled by ``shapes``
+        self.sizes: dict[str, Size] = {}  # by the names that ``shapes`` gave to products
         self.names: set[str] = set()
         self._taken: dict[str, int] = {}  # how many names derived from a wanted one are in use
         self.shadowed = {(f.domain, f.name) for f in self.proto.functions}

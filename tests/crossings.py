@@ -107,8 +107,8 @@ def slug_of(
     site = Site(scope, source, node, value, affine or found.affine, axis, Limits(), forwards)
     tables = table.load()
     sinks = tables.forward_sinks if forwards else tables.sinks
-    entry = sinks.get(op_type) or tables.carriers[op_type]
-    step = entry(site)
+    step = sinks[op_type](site) if op_type in sinks else None
+    step = tables.carriers[op_type](site) if step is None and op_type in tables.carriers else step
     return step.reason if isinstance(step, Obstacle) else None
 
 

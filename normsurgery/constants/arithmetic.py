@@ -74,6 +74,16 @@ def _divide(x: dtypes.Array, y: dtypes.Array) -> dtypes.Array:
     return np.asarray(x // y + (inexact & ((x < 0) != (y < 0))).astype(x.dtype))
 
 
+def _remainder(call: Call) -> Value:
+    """Of integers, with the divisor's sign, or with ``fmod`` the dividend's, as in C."""
+    function = np.fmod if int_attribute(call.node, "fmod", 0) else np.mod
+    x, y = call.numbers(0), call.numbers(1)
+    if x.dtype.kind not in "iu" or np.any(y == 0):
+        raise UnsupportedError("a remainder of fractions, or of a division by 0")
+    call.sized(np.broadcast_shapes(x.shape, y.shape))
+    return _result(call, function(x, y), x)
+
+
 def _clip(call: Call) -> Value:
     x = array = call.numbers(0)
     for slot, name, function in ((1, "min", np.maximum), (2, "max", np.minimum)):
@@ -123,6 +133,7 @@ TABLE: dict[str, Callable[[Call], Value]] = {
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
     "Div": _binary(_divide),
+    "Mod": _remainder,
     "Pow": _binary(np.power),
     "Neg": _unary(np.negative),
     "Abs": _unary(np.abs),

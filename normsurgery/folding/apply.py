@@ -81,7 +81,8 @@ def _shift_constant(scope: Scope, plan: Plan) -> Edit | Obstacle | None:
     if plan.left is None:
         return None
     node, b = plan.source.node, plan.left.b
-    elem_type = plan.edits[-1].tensor.elem_type
+    last = plan.edits[-1]
+    elem_type = (last.dequantize.scale if last.dequantize else last.tensor).elem_type
     wanted = derived(bias_name(node.name or node.output[0]))
     if scope.opset < 7:  # Add broadcast by attribute then
         attributes = {"broadcast": 1, "axis": plan.source.axis}

@@ -194,8 +194,8 @@ def extra_output(node: NodeProto) -> Obstacle:
 
 
 def quantized(node: NodeProto, detail: str) -> Obstacle:
-    """The layer's weights are quantized, and the map does not fit their scales and integers."""
-    return Obstacle("quantized", f"{label(node)} has quantized weights: {detail}")
+    """The operator works on integers, and the map does not fit their scales or their rounding."""
+    return Obstacle("quantized", f"stopped at {label(node)}, which is quantized: {detail}")
 
 
 def too_long(node: NodeProto) -> Obstacle:

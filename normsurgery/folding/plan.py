@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from normsurgery import shapes
-from normsurgery.folding import obstacles, representable, table
+from normsurgery.folding import obstacles, quantized, representable, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.folding.table import Carried, Site, Source
 
@@ -178,10 +178,11 @@ class _Walk:
         sinks = self.tables.forward_sinks if self.forwards else self.tables.sinks
         if op_type in sinks:
             absorbed = sinks[op_type](site)
-            return Carried(absorbed, ()) if isinstance(absorbed, tuple) else absorbed
+            if absorbed is not None:
+                return Carried(absorbed, ()) if isinstance(absorbed, tuple) else absorbed
         if op_type in self.tables.carriers:
             return self.tables.carriers[op_type](site)
-        return obstacles.not_linear(site.node)
+        return quantized.refuse(site.node) or obstacles.not_linear(site.node)
 
 
 def _clash(edits: tuple[Edit, ...], more: tuple[Edit, ...]) -> Obstacle | None:

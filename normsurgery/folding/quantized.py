@@ -4,7 +4,9 @@
 goes into the scales, ``scale' = |a|·scale``, and its signs into the integers,
 ``q' = 2·zero_point − q`` where a < 0; so a quantized model stays one. Weights that a QAT export
 still holds as floats before ``QuantizeLinear → DequantizeLinear`` are quantized as the run would.
-A bias is int32 with the scale of the accumulator, ``scale_x·scale'``. Source: ONNX operators
+A bias is int32 with the scale of the accumulator, ``scale_x·scale'``. Operators that compute in
+integers themselves, such as QLinearConv, round and clamp what they make: no map goes into them, and
+they are named. Source: ONNX operators
 DequantizeLinear and QuantizeLinear, versions 10 on; the format of onnxruntime's QDQ models.
 """
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from normsurgery.graph import Scope
 
 INT32 = 6
+INTEGER_OPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Quantized:
     scale_type: int
     zero: dtypes.Array
     axis: int
+
+
+def refuse(node: NodeProto) -> Obstacle | None:
+    """Return the obstacle of a node that computes, or hands out, integers of activations."""
+    if node.op_type in INTEGER_OPERATORS:
+        return obstacles.quantized(node, "it computes in integers; as QDQ it would take the map")
+    if node.op_type in {"DequantizeLinear", "QuantizeLinear"}:
+        return obstacles.quantized(node, "its values are rounded to integers when the model runs")
+    return None
 
 
 def absorb(site: Site, refused: Obstacle, axis: int) -> tuple[Edit, ...] | Obstacle:

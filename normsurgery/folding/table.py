@@ -6,9 +6,10 @@ registered by being there: ``load`` imports every module of the three folders.
 
 A **source** says what affine map a node is. A map then walks backwards, from the source's input
 to what makes it, or forwards, to what reads its output. A **sink** says how a node absorbs a map
-that acts on its output (backwards) or on its input (forwards), as edits of its constants. A
-**carrier** says what a map becomes on the other side of a node. Each returns an Obstacle where a
-condition fails, and changes nothing: edits are applied once the whole path is known to work.
+that acts on its output (backwards) or on its input (forwards), as edits of its constants; None
+leaves the node to its carrier. A **carrier** says what a map becomes on the other side of a node.
+Each returns an Obstacle where a condition fails, and changes nothing: edits are applied once the
+whole path is known to work.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Carried:
 
 
 SourceFunction = Callable[["Scope", "NodeProto", "Limits"], "Source | Obstacle | None"]
-SinkFunction = Callable[[Site], "tuple[Edit, ...] | Carried | Obstacle"]
+SinkFunction = Callable[[Site], "tuple[Edit, ...] | Carried | Obstacle | None"]
 CarrierFunction = Callable[[Site], "Carried | Obstacle"]
 
 

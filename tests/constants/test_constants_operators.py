@@ -116,6 +116,17 @@ def test_integers_are_divided_as_in_c(dtype: Any) -> None:
     assert "division by 0" in refused("Div", [x, np.zeros_like(y)])
 
 
+def test_remainder_of_integers() -> None:
+    """The divisor's sign, as in Python; with ``fmod`` the dividend's, as in C."""
+    x, y = vector([7, -7, 7, -7]), vector([3, 3, -3, -3])
+    for fmod, expected in ((0, [1, 2, -2, -1]), (1, [1, -1, 1, -1])):
+        found = computed("Mod", [x, y], fmod=fmod).tensor.base
+        assert np.asarray(found).tolist() == expected
+    check("Mod", [x, y])
+    assert "division by 0" in refused("Mod", [x, np.zeros_like(y)])
+    refused("Mod", [np.float32([7]), np.float32([2])], fmod=1)
+
+
 @given(pairs(np.float32, floats(0.125, 8)))
 def test_pow(both: list[Any]) -> None:
     check("Pow", both, rtol=1e-5)

@@ -8,6 +8,7 @@ from crossings import assert_stays, backwards, forwards, slug_of
 from graphs import assert_folds, assert_kept, bn, parse, weights
 
 import normsurgery
+from normsurgery.affine import ChannelAffine
 
 SHAPES = [(), (1,), (6,), (6, 6), (4, 1, 1), (1, 4, 1, 1), (4, 6, 6), (1, 4, 6, 1), (1, 1, 1, 1)]
 SUMS = ["Add(c, k)", "Add(k, c)", "Sub(c, k)", "Sub(k, c)"]
@@ -231,7 +232,66 @@ def test_branches_of_unknown_rank() -> None:
 
 
 def test_constant_in_a_sum_of_many() -> None:
-    assert_kept(backwards("e = Conv(x, W)\n d = Sum(c, e, k)", k=weights(4, 1, 1)), "no-channel")
+    between = "e = Conv(x, W)\n d = Sum(c, e, k, l)"
+    constants = {"k": weights(4, 1, 1), "l": weights(6, 6, seed=8)}
+    assert_folds(backwards(between, **constants), ["Conv", "Conv", "Sum"])
+    assert_folds(forwards("d = Sum(k, b, l)", **constants), ["Sigmoid", "Sum", "Conv"])
+
+
+def test_constant_in_a_sum_that_has_no_place_for_the_channels() -> None:
+    model = backwards("d = Sum(c, k)", k=weights(3, 1, 1), W=(1, 3, 1, 1), channels=1)
+    assert slug_of(model, "Sum", forwards=False, affine=ChannelAffine(np.ones(4), np.ones(4))) == (
+        "unknown-shape"
+    )
+    model = forwards("d = Sum(b, k)", k=weights(1, 1, 4, 1, 1), rank=5)
+    assert slug_of(model, "Sum") == "no-channel"
+
+
+def test_constants_in_a_sum_cannot_undo_a_scale_of_0() -> None:
+    model = forwards("d = Sum(b, k)", k=weights(4, 1, 1))
+    zero = ChannelAffine(np.array([1.0, 0, 1, 1]), np.ones(4))
+    assert slug_of(model, "Sum", affine=zero) == "not-finite"
+
+
+def test_only_a_shift_crosses_a_sum_of_branches_and_constants() -> None:
+    assert slug_of(forwards("d = Sum(b, x, k)", k=weights(4, 1, 1)), "Sum") == "not-linear"
+
+
+# -- products of branches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["Mul(c, g)", "Mul(g, c)", "Div(c, g)"])
+def test_scale_goes_to_one_factor(call: str) -> None:
+    model = backwards(f"g = Exp(x)\n d = {call}", x="N, 4, 6, 6", W=(4, 4, 1, 1), shift=False)
+    assert_folds(model, ["Conv", "Exp", call[:3]])
+
+
+@pytest.mark.parametrize("call", ["Mul(b, g)", "Mul(g, b)", "Div(b, g)"])
+def test_scale_of_one_factor_is_the_product_s(call: str) -> None:
+    model = forwards(f"g = Exp(x)\n d = {call}", shift=False)
+    assert_folds(model, ["Sigmoid", "Exp", call[:3], "Conv"])
+
+
+def test_shift_does_not_cross_a_product() -> None:
+    between = "g = Exp(x)\n d = Mul(BC, g)"
+    model = backwards(between.replace("BC", "c"), x="N, 4, 6, 6", W=(4, 4, 1, 1))
+    assert slug_of(model, "Mul", forwards=False) == "not-linear"
+    assert slug_of(forwards(between.replace("BC", "b")), "Mul") == "not-linear"
+
+
+def test_scale_does_not_go_to_the_divisor() -> None:
+    model = forwards("g = Exp(x)\n d = Div(g, b)", shift=False)
+    assert slug_of(model, "Div", slot=1) == "not-linear"
+    model = backwards("d = Div(x, c)", x="N, 4, 6, 6", W=(4, 4, 1, 1), shift=False)
+    assert_stays(model)
+
+
+def test_factor_that_is_broadcast_takes_no_scale_per_channel() -> None:
+    """(N, 1, 6, 6)·(N, 4, 6, 6): the second has the channels, the first has not."""
+    model = backwards("d = Mul(c, z)", W=(1, 3, 1, 1), inputs=", double[N, 4, 6, 6] z", shift=False)
+    assert_kept(model, "graph-input")
+    model = backwards("d = Mul(c, z)", W=(1, 3, 1, 1), inputs=", double[N, Q, 6, 6] z", shift=False)
+    assert_kept(model, "unknown-shape")
 
 
 def test_only_a_shift_crosses_a_sum_forwards() -> None:

@@ -1,4 +1,4 @@
-"""Concat, Split, Slice and Gather."""
+"""Concat, Split and Slice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from crossings import assert_stays, backwards, forwards, ints, slug_of
 from graphs import assert_folds, assert_kept, bn, parse, weights
+
+from normsurgery.affine import ChannelAffine
 
 # -- Concat --------------------------------------------------------------------------------------
 
@@ -161,7 +163,63 @@ def test_split_and_concat_in_another_order() -> None:
     assert_stays(forwards(between))
 
 
-# -- Slice and Gather ----------------------------------------------------------------------------
+# -- Concat with constants -----------------------------------------------------------------------
+
+
+def test_constants_in_a_concat_backwards() -> None:
+    extra = {"k": weights(1, 2, 6, 6)}
+    model = backwards("d = Concat<axis=1>(k, c)", x="1, 3, 6, 6", channels=6, **extra)
+    result = assert_folds(model, ["Conv", "Concat"])
+    assert len(result.report.folded[0].tensors) == 3
+    model = backwards("d = Concat<axis=2>(c, k)", x="1, 3, 6, 6", k=weights(1, 4, 2, 6))
+    assert_folds(model, ["Conv", "Concat"])
+
+
+def test_constants_in_a_concat_forwards() -> None:
+    model = forwards(
+        "d = Concat<axis=1>(k, b)", x="1, 4, 6, 6", V=(5, 6, 1, 1), k=weights(1, 2, 6, 6)
+    )
+    assert_folds(model, ["Sigmoid", "Concat", "Conv"])
+    model = forwards("d = Concat<axis=3>(b, k)", x="1, 4, 6, 6", k=weights(1, 4, 6, 2))
+    assert_folds(model, ["Sigmoid", "Concat", "Conv"])
+
+
+def test_class_token() -> None:
+    """A vision transformer's: a constant before the patches, whose channels are the last axis."""
+    model = parse(
+        """g (double[1, 4, 5] x) => (double[1, 5, 6] y) {
+          s = Sigmoid(x)
+          m = Mul(s, k)
+          n = Add(m, j)
+          d = Concat<axis=1>(token, n)
+          p = MatMul(d, W)
+          y = Add(p, c)
+        }""",
+        k=weights(5), j=weights(5, seed=8), token=weights(1, 1, 5), W=weights(5, 6), c=weights(6),
+    )  # fmt: skip
+    assert_folds(model, ["Sigmoid", "Concat", "MatMul", "Add"])
+
+
+def test_constants_in_a_concat_cannot_undo_a_scale_of_0() -> None:
+    model = forwards("d = Concat<axis=3>(b, k)", x="1, 4, 6, 6", k=weights(1, 4, 6, 2))
+    zero = ChannelAffine(np.array([1.0, 0, 1, 1]), np.ones(4))
+    assert slug_of(model, "Concat", affine=zero) == "mixed-channels"
+
+
+def test_only_constants_make_up_for_a_map_beside_them() -> None:
+    model = forwards("d = Concat<axis=3>(b, z)", inputs=", double[N, 4, 6, 2] z")
+    assert slug_of(model, "Concat") == "mixed-channels"
+
+
+def test_integers_in_a_concat() -> None:
+    model = parse(
+        "g (int64[2, 3] x) => (int64[2, 4] y) { d = Concat<axis=1>(x, k)\n y = Mul(d, two) }",
+        k=ints(1, 2).reshape(2, 1), two=np.int64(2),
+    )  # fmt: skip
+    assert_stays(model)
+
+
+# -- Slice ---------------------------------------------------------------------------------------
 
 BIG = np.iinfo(np.int64).max
 
@@ -217,45 +275,6 @@ def test_slice_of_an_unknown_number_of_channels() -> None:
         s=ints(-2), e=ints(BIG), a=ints(1), **bn(2),
     )  # fmt: skip
     assert_kept(model, "unknown-shape")
-
-
-@pytest.mark.parametrize("index", [[2, 0], [-1, -4], [0, 1, 2, 3], [1]])
-def test_gather_of_channels(index: list[int]) -> None:
-    model = backwards("d = Gather<axis=1>(c, i)", channels=len(index), i=ints(*index))
-    assert_folds(model, ["Conv", "Gather"])
-    model = forwards("d = Gather<axis=-3>(b, i)", V=(5, len(index), 1, 1), i=ints(*index))
-    assert_folds(model, ["Sigmoid", "Gather", "Conv"])
-
-
-@pytest.mark.parametrize("index", [[1, 1], [1, -3]])
-def test_gather_of_one_channel_twice(index: list[int]) -> None:
-    assert_kept(backwards("d = Gather<axis=1>(c, i)", channels=2, i=ints(*index)), "mixed-channels")
-    model = forwards("d = Gather<axis=1>(b, i)", V=(5, 2, 1, 1), i=ints(*index))
-    assert_folds(model, ["Sigmoid", "Gather", "Conv"])
-
-
-def test_gather_of_positions() -> None:
-    model = backwards("d = Gather<axis=2>(c, i)", i=ints(1, 1, -1))
-    assert_folds(model, ["Conv", "Gather"])
-    model = forwards("d = Gather<axis=2>(b, i)", i=ints(1, 1, -1))
-    assert_folds(model, ["Sigmoid", "Gather", "Conv"])
-
-
-def test_gather_that_drops_the_channels() -> None:
-    between, i = "d = Gather<axis=1>(b, i)", np.int64(1)
-    model = forwards(between, "y = MatMul(d, V)", V=(6, 5), rank=3, i=i)
-    assert slug_of(model, "Gather") == "mixed-channels"
-    assert_stays(model)
-
-
-def test_gather_by_indices_of_run_time() -> None:
-    model = backwards("d = Gather<axis=1>(c, i)", inputs=", int64[4] i")
-    assert slug_of(model, "Gather", forwards=False) == "not-constant"
-
-
-def test_map_of_a_table_that_is_gathered_from_is_no_map_of_the_indices() -> None:
-    model = backwards("j = Cast<to=7>(c)\n d = Gather<axis=1>(x, j)")
-    assert slug_of(model, "Gather", slot=1) == "not-linear"
 
 
 def test_split_output_that_only_its_shape_is_read_of() -> None:

@@ -203,3 +203,83 @@ def test_scale_that_is_an_input() -> None:
 def test_bias_that_leaves_int32() -> None:
     model, _ = quantized_input(B=np.full(4, 1e9, np.float32))
     assert_kept(model, "quantized")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_matmul(per_channel: bool) -> None:
+    """The scales of columns take a scale; the shift stays as an Add, of the type of the scales."""
+    text = """g (float[N, 3] x) => (float[N, 4] y) {
+      W = DequantizeLinear<axis = 1>(Q, s, z)
+      c = MatMul(x, W)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    s = np.array([0.01, 0.02, 0.5, 1.0], np.float32) if per_channel else np.float32(0.25)
+    z = np.zeros(4 if per_channel else (), np.int8)
+    t = tensors(Q=integers(3, 4), s=s, z=z)
+    model = parse(text, **t)
+    result = normsurgery.fold(model)
+    assert ops(result.model) == ["DequantizeLinear", "MatMul", "Add"]
+    a, b = map_of(t)
+    W = t["Q"].astype(np.float64) * np.broadcast_to(s, 4).astype(np.float64)
+    scale = stored(result.model)[result.model.graph.node[0].input[1]].astype(np.float64)
+    assert np.all(np.abs(scale - np.abs(a) * s) <= np.spacing(scale.astype(np.float32)) / 2)
+    np.testing.assert_allclose(dequantized(result.model, 1, 1, 1), W * a, rtol=1e-6)
+    add = stored(result.model)[result.model.graph.node[2].input[1]]
+    assert add.dtype == np.float32
+    np.testing.assert_array_equal(add.ravel(), b.astype(np.float32))
+
+
+def test_matmul_whose_scales_lie_along_its_rows() -> None:
+    text = """g (float[N, 3] x) => (float[N, 4] y) {
+      W = DequantizeLinear<axis = 0>(Q, s)
+      c = MatMul(x, W)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    t = tensors(Q=integers(3, 4), s=np.array([0.01, 0.02, 0.5], np.float32))
+    del t["z"]
+    result = normsurgery.fold(parse(text, **t))
+    assert [k.slug for k in result.report.kept] == ["no-bias"]
+    assert ops(result.model) == ["DequantizeLinear", "MatMul", "BatchNormalization"]
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [
+        ("QLinearConv(q, s1, z1, Q, s1, z1, s1, z1)", "uint8[N, 3, 8, 8] q"),
+        ("DequantizeLinear(q, s1, z1)", "uint8[N, 4, 8, 8] q"),
+    ],
+)
+def test_operators_on_integers_are_named(node: str, inputs: str) -> None:
+    text = f"""g ({inputs}) => (float[N, 4, H, W] y) {{
+      r = {node}
+      c = Cast<to=1>(r)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }}"""
+    text = text.replace("c = Cast<to=1>(r)", "c = Identity(r)" if "Deq" in node else CASTS)
+    model = parse(
+        text, Q=integers(4, 3, 3, 3, low=0, dtype=np.uint8), s1=np.float32(0.5),
+        z1=np.uint8(3), **bn(4, dtype=np.float32),
+    )  # fmt: skip
+    result = normsurgery.fold(model)
+    assert [k.slug for k in result.report.kept] == ["quantized"]
+    name = node.partition("(")[0] if "Deq" in node else "DequantizeLinear"
+    assert name in result.report.kept[0].reason
+
+
+CASTS = "c = DequantizeLinear(r, s1, z1)"
+
+
+def test_matmul_integer_is_named() -> None:
+    """As onnxruntime's dynamic quantization writes it, its scale of run time aside."""
+    model = parse(
+        """g (uint8[N, 3] q) => (float[N, 4] y) {
+          r = MatMulInteger(q, Q)
+          c = Cast<to=1>(r)
+          d = Mul(c, s)
+          y = BatchNormalization(d, scale, B, mean, var)
+        }""",
+        Q=integers(3, 4), s=np.float32(0.01), **bn(4, dtype=np.float32),
+    )  # fmt: skip
+    result = normsurgery.fold(model)
+    assert result.report.after in {0, 1}
+    assert all(k.reason for k in result.report.kept)

@@ -46,7 +46,7 @@ def check(model: onnx.ModelProto, inputs: dict[str, Any], tolerance: float) -> i
     after = result.model
     onnx.checker.check_model(after, full_check=True)
     assert [o.name for o in after.graph.output] == [o.name for o in model.graph.output]
-    double = {name: x.astype(np.float64) for name, x in inputs.items()}
+    double = {n: x.astype(np.float64) if x.dtype.kind == "f" else x for n, x in inputs.items()}
     expected = run(widened(model), double)
     assert difference(expected, run(widened(after), double)) <= tolerance
     assert all(c.max_ulp <= 0.5 for c in result.certificates())
@@ -70,7 +70,7 @@ def test_many_random_graphs(drawn: tuple[onnx.ModelProto, dict[str, Any]]) -> No
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
-@given(models((np.float32, np.float16)))
+@given(models((np.float32, np.float16), norms=False))
 def test_random_graphs_in_narrow_types(drawn: tuple[onnx.ModelProto, dict[str, Any]]) -> None:
-    kind = drawn[0].graph.input[0].type.tensor_type.elem_type
-    check(*drawn, 1e-4 if kind == onnx.TensorProto.FLOAT else 0.3)
+    kinds = {o.type.tensor_type.elem_type for o in drawn[0].graph.output}
+    check(*drawn, 0.3 if onnx.TensorProto.FLOAT16 in kinds else 1e-4)

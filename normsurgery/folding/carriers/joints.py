@@ -1,6 +1,8 @@
-"""Operators that put tensors together or take them apart: Concat, Split, Slice, Gather."""
+"""Operators that put tensors together or take them apart: Concat, Split, Slice."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import obstacles
 from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
-from normsurgery.folding.table import Carried, Site, carrier
+from normsurgery.folding.operands import changed
+from normsurgery.folding.table import Carried, Edit, Site, carrier
 from normsurgery.nodes import int_attribute
 
 
@@ -18,8 +21,9 @@ from normsurgery.nodes import int_attribute
 def concat(site: Site) -> Carried | Obstacle:
     """Backwards each input gets its range of the channels, or the whole map if another axis joins.
 
-    Forwards the map becomes one over all channels that leaves those of the other inputs alone.
-    Source: ONNX operator Concat.
+    A constant c among them becomes ``a·c + b``. Forwards the map becomes one over all channels
+    that leaves those of the other inputs alone; where another axis joins, all others must be
+    constants, which become ``(c − b)/a``, with a ≠ 0. Source: ONNX operator Concat.
     """
     node, affine = site.node, site.affine
     rank = shapes.rank(site.scope, site.value)
@@ -27,22 +31,56 @@ def concat(site: Site) -> Carried | Obstacle:
         return obstacles.unknown_rank(site.value)
     axis = int_attribute(node, "axis", 1) % rank
     if not site.forwards and (axis != site.axis or affine.uniform):
-        return Carried((), tuple((name, affine, site.axis) for name in node.input))
+        return _to_parts(site, [affine] * len(node.input))
     if axis != site.axis and not affine.uniform:
-        return obstacles.mixed_channels(node)
+        return _beside_constants(site)
     ranges = _ranges(site, axis, list(node.input))
     if isinstance(ranges, Obstacle):
         return ranges
     if not site.forwards:
         if ranges[-1][1] != affine.channels:
             return obstacles.unknown_shape(node, site.value)
-        parts = zip(node.input, ranges, strict=True)
-        return Carried((), tuple((name, affine.cut(*r), axis) for name, r in parts))
+        return _to_parts(site, [affine.cut(*r) for r in ranges])
     first, last = ranges[site.slot]
     own = affine.of(last - first)
     if own is None:
         return obstacles.unknown_shape(node, site.value)
     return site.through(own.placed(first, ranges[-1][1]), axis)
+
+
+def _to_parts(site: Site, parts: list[ChannelAffine]) -> Carried | Obstacle:
+    """Give each input of a Concat its map: constants at once."""
+    edits: list[Edit] = []
+    onward = []
+    for slot, (name, affine) in enumerate(zip(site.node.input, parts, strict=True)):
+        constant = constant_of(site.scope, name, site.limits)
+        if not isinstance(constant, Constant):
+            onward.append((name, affine, site.axis))
+            continue
+        edit = changed(site, slot, constant, affine, alone=True)
+        if isinstance(edit, Obstacle):
+            return edit
+        edits.append(edit)
+    return Carried(tuple(edits), tuple(onward))
+
+
+def _beside_constants(site: Site) -> Carried | Obstacle:
+    """Take a map out of one input, where the others are constants that can make up for it."""
+    if not np.all(site.affine.a):
+        return obstacles.mixed_channels(site.node)
+    inverse = ChannelAffine(1 / site.affine.a, -site.affine.b / site.affine.a)
+    edits: list[Edit] = []
+    for slot, name in enumerate(site.node.input):
+        if slot == site.slot:
+            continue
+        constant = constant_of(site.scope, name, site.limits)
+        if not isinstance(constant, Constant):
+            return obstacles.mixed_channels(site.node)
+        edit = changed(site, slot, constant, inverse, alone=True)
+        if isinstance(edit, Obstacle):
+            return edit
+        edits.append(edit)
+    return replace(site.through(), edits=tuple(edits))
 
 
 @carrier("Split")
@@ -88,18 +126,18 @@ def _ranges(site: Site, axis: int, names: list[str]) -> list[tuple[int, int]] | 
     return ranges
 
 
-@carrier("Slice", "Gather")
+@carrier("Slice")
 def pick(site: Site) -> Carried | Obstacle:
     """Picking positions along another axis changes nothing; along the channels' it picks those.
 
-    Backwards, channels that are not picked keep the identity; one picked twice is refused.
-    Source: ONNX operators Slice (starts, ends, axes, steps), Gather (indices of rank 1).
+    Backwards, channels that are not picked keep the identity.
+    Source: ONNX operator Slice (starts, ends, axes, steps).
     """
     if site.forwards and site.slot != 0:
         return obstacles.not_linear(site.node)
     if site.affine.uniform:
         return site.through(axis=0)
-    picked = _sliced(site) if site.node.op_type == "Slice" else _gathered(site)
+    picked = _sliced(site)
     if isinstance(picked, Obstacle):
         return picked
     if picked is None:
@@ -109,7 +147,7 @@ def pick(site: Site) -> Carried | Obstacle:
         if site.affine.channels != size:
             return obstacles.unknown_shape(site.node, site.value)
         return site.through(site.affine.spread(index))
-    if site.affine.channels != index.size or len(set(index.tolist())) != index.size:
+    if site.affine.channels != index.size:
         return obstacles.mixed_channels(site.node)
     a, b = np.ones(size), np.zeros(size)
     a[index], b[index] = site.affine.a, site.affine.b
@@ -143,23 +181,3 @@ def _sliced(site: Site) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int
     # ends below −size, going down, mean "the first one too", which Python writes as None
     end = None if step < 0 and ends[at] < -size else ends[at]
     return np.arange(size)[starts[at] : end : step], size
-
-
-def _gathered(
-    site: Site,
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int] | Obstacle | None:
-    """Return the channels that a Gather takes, and of how many; None along another axis."""
-    dims = shapes.dims(site.scope, site.node.input[0])
-    if dims is None:
-        return obstacles.unknown_rank(site.node.input[0])
-    constant = constant_of(site.scope, site.node.input[1], site.limits)
-    if not isinstance(constant, Constant):
-        return obstacles.not_constant(site.node, "indices", constant)
-    if len(constant.shape) != 1:
-        return obstacles.mixed_channels(site.node)
-    if int_attribute(site.node, "axis", 0) % len(dims) != site.axis:
-        return None
-    size = dims[site.axis]
-    if size is None:
-        return obstacles.unknown_shape(site.node, site.node.input[0])
-    return np.asarray(constant.tensor.base.astype(np.int64) % size), size

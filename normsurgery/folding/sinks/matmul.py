@@ -135,6 +135,11 @@ def matmul(site: Site) -> tuple[Edit, ...] | Obstacle:
     for slot in slots:
         found = weight(site, slot, "operand")
         if isinstance(found, Obstacle):
+            if slot == 1 and from_end == 1 and ranks[1] is not None and ranks[1] > 1:
+                absorbed = quantized.absorb(site, found, ranks[1] - 1)
+                if not isinstance(absorbed, Obstacle):
+                    return absorbed
+                found = absorbed
             refused.append(found)
             continue
         axis = len(found.shape) - from_end
