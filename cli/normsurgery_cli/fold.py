@@ -74,7 +74,7 @@ def command(
         click.echo(render.to_json(_summary(model, shown, result, parity)))
     else:
         render.fold_report(model, shown, result, parity)
-    if not isinstance(parity, str) and not parity.ok:
+    if not isinstance(parity, str) and parity.status == "failed":
         raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
 
 

@@ -37,7 +37,8 @@ def save(
 ) -> Parity | str:
     """Save, checking parity with ``source`` on the finished file before it takes its name.
 
-    Returns the verdict, or why there is none. Raises ``ParityError`` unless ``keep``.
+    Returns the verdict, or why there is none. Raises ``ParityError`` if it failed, unless ``keep``;
+    an output that nothing could be said of (it is 0 everywhere, say) is no failure.
     """
     from normsurgery import runtime
     from normsurgery.errors import NormSurgeryError, ParityError
@@ -51,15 +52,15 @@ def save(
     outcome: list[Parity | str] = []
 
     def check(candidate: Path) -> None:
-        from normsurgery.validation import parity
+        from normsurgery.validation import check as parity
 
         try:
-            found = parity(source, candidate)
+            found = parity(source, candidate, fork=True)  # nothing else is at work in this process
         except NormSurgeryError as error:  # of the source: what the candidate does is a verdict
             outcome.append(f"not run: {error}")
             return
         outcome.append(found)
-        if not found.ok and not keep:
+        if found.status == "failed" and not keep:
             raise ParityError(f"{found.line()}; no output was written (--keep keeps it)")
 
     result.save(path, force=force, external=external, check=check)

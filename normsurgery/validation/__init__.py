@@ -6,10 +6,20 @@ float64 oracle as the reference itself is, times a small bound (``verdict``).
 
 from __future__ import annotations
 
-from normsurgery.validation.api import validate
+from normsurgery.validation.api import check, validate
 from normsurgery.validation.drift import Drift, drift
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
 from normsurgery.validation.verdict import Plan, parity
 
-__all__ = ["Drift", "Parity", "Plan", "ProviderRun", "Validation", "drift", "parity", "validate"]
+__all__ = [
+    "Drift",
+    "Parity",
+    "Plan",
+    "ProviderRun",
+    "Validation",
+    "check",
+    "drift",
+    "parity",
+    "validate",
+]

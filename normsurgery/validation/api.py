@@ -19,7 +19,7 @@ from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
 from normsurgery.validation.setups import Setup, setups
 from normsurgery.validation.truth import Truth
-from normsurgery.validation.verdict import BOUND, Plan, does_not, parities
+from normsurgery.validation.verdict import BOUND, Plan, does_not, parities, parity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,6 +162,23 @@ class _Work:
         if not self._isolate:
             return function(**arguments, progress=self._progress)
         return isolation.call(function, arguments, limits=self._limits, progress=self._progress)
+
+
+def check(
+    reference: Path, candidate: Path, *, limits: Limits | None = None, fork: bool = False
+) -> Parity:
+    """The parity check of a verb's own output: three input sets on the CPU, in a child process.
+
+    fork: as in ``normsurgery.isolation.call``. Errors are those of ``validate``.
+    """
+    arguments = {"reference": reference, "candidate": candidate}
+    try:
+        found: Parity = isolation.call(parity, arguments, limits=limits, fork=fork)
+    except CrashError as crash:
+        if getattr(crash.step, "model", "") != "candidate":
+            raise
+        return _crashed(crash, Setup(), Plan())
+    return found
 
 
 def judge(

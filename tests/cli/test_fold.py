@@ -188,7 +188,21 @@ def test_interrupt(cli: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("normsurgery.validation.parity", interrupt)
+    monkeypatch.setattr("normsurgery.validation.check", interrupt)
     outcome = cli("fold", model)
     assert outcome.status == 130
     assert left_over(model.parent) == {"my model.onnx"}
+
+
+def test_an_output_that_says_nothing_is_no_failure(cli: Run, tmp_path: Path) -> None:
+    """One output is 0 whatever goes in: nothing is proved of it, and nothing is wrong."""
+    path = tmp_path / "m.onnx"
+    text = TEXT.replace("y) {", "y, float[N, 3, 8, 8] zero) {\n  zero = Sub(x, x)")
+    onnx.save(parse(text, W=weights(4, 3, 3, 3, dtype=np.float32), **bn(4, dtype=np.float32)), path)
+    outcome = cli("fold", path)
+    assert outcome.status == 0, outcome.err
+    assert b"parity: inconclusive" in outcome.out
+    assert operators(tmp_path / "m.folded.onnx").count("BatchNormalization") == 0
+    validated = cli("validate", path, tmp_path / "m.folded.onnx")
+    assert validated.status == 1
+    assert "inconclusive" in validated.err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,30 +15,36 @@ import workers
 
 from normsurgery import isolation
 from normsurgery.errors import CrashError, UsageError
-from normsurgery.isolation import Limits, Step
+from normsurgery.isolation import Limits, Step, transfer
 
 
-def test_the_value_comes_back_and_the_steps_are_told():
+@pytest.fixture(params=[False, True], ids=["spawn", "fork"])
+def call(request):
+    """``isolation.call`` both ways; what the children run here starts no threads."""
+    return functools.partial(isolation.call, fork=request.param)
+
+
+def test_the_value_comes_back_and_the_steps_are_told(call):
     steps = []
-    found = isolation.call(workers.double, {"array": np.arange(4)}, progress=steps.append)
+    found = call(workers.double, {"array": np.arange(4)}, progress=steps.append)
     assert found.tolist() == [0, 2, 4, 6]
     assert steps == [Step("doubling", "candidate", 1, 2)]
 
 
-def test_it_is_another_process():
-    assert isolation.call(workers.process_id, {}) != os.getpid()
+def test_it_is_another_process(call):
+    assert call(workers.process_id, {}) != os.getpid()
 
 
 def test_arrays_travel_as_raw_bytes(monkeypatch):
     sizes = []
-    plain = isolation.pickle.dumps
+    plain = transfer.pickle.dumps
 
     def counted(*args, **kwargs):
         done = plain(*args, **kwargs)
         sizes.append(len(done))
         return done
 
-    monkeypatch.setattr(isolation.pickle, "dumps", counted)
+    monkeypatch.setattr(transfer.pickle, "dumps", counted)
     array = np.random.default_rng(0).normal(size=(3, 1 << 18))
     found = isolation.call(workers.double, {"array": array})
     assert max(sizes) < 10_000  # of 6 MiB
@@ -45,15 +52,15 @@ def test_arrays_travel_as_raw_bytes(monkeypatch):
     found[0, 0] = 1  # and they can be written to
 
 
-def test_an_error_of_ours_comes_back_as_it_was():
+def test_an_error_of_ours_comes_back_as_it_was(call):
     with pytest.raises(UsageError, match="input `x` is odd") as caught:
-        isolation.call(workers.fail, {"error": UsageError("input `x` is odd")})
+        call(workers.fail, {"error": UsageError("input `x` is odd")})
     assert caught.value.exit_status == 2
 
 
-def test_another_error_says_where_it_came_from():
+def test_another_error_says_where_it_came_from(call):
     with pytest.raises(ZeroDivisionError) as caught:
-        isolation.call(workers.divide_by_zero, {})
+        call(workers.divide_by_zero, {})
     assert "in divide_by_zero" in caught.value.__notes__[0]
 
 
@@ -65,9 +72,9 @@ def test_an_error_that_cannot_be_pickled_becomes_one_that_can():
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGABRT, "SIGABRT")]
 )
-def test_a_crash_is_one_line(number, name):
+def test_a_crash_is_one_line(call, number, name):
     with pytest.raises(CrashError) as caught:
-        isolation.call(workers.die, {"number": int(number)})
+        call(workers.die, {"number": int(number)})
     assert (
         str(caught.value) == f"the process ended with {name} in running the candidate: last words"
     )
@@ -75,29 +82,29 @@ def test_a_crash_is_one_line(number, name):
     assert caught.value.exit_status == 3
 
 
-def test_an_exit_is_a_crash():
+def test_an_exit_is_a_crash(call):
     with pytest.raises(CrashError, match="status 7 in starting"):
-        isolation.call(workers.leave, {"status": 7})
+        call(workers.leave, {"status": 7})
 
 
-def test_a_hang_ends():
+def test_a_hang_ends(call):
     with pytest.raises(CrashError, match=r"0\.5 s were not enough for sleeping"):
-        isolation.call(workers.sleep, {}, limits=Limits(seconds=0.5))
+        call(workers.sleep, {}, limits=Limits(seconds=0.5))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cap is RLIMIT_DATA of Linux")
-def test_too_much_memory_is_one_line():
+def test_too_much_memory_is_one_line(call):
     with pytest.raises(CrashError, match=r"0\.5 GB of memory were not enough for allocating"):
-        isolation.call(workers.allocate, {"size": 1 << 30}, limits=Limits(memory=500_000_000))
-    assert isolation.call(workers.allocate, {"size": 1 << 20}) == 1 << 20
+        call(workers.allocate, {"size": 1 << 30}, limits=Limits(memory=500_000_000))
+    assert call(workers.allocate, {"size": 1 << 20}) == 1 << 20
 
 
 def test_free_memory_is_a_number():
     assert 1 << 20 < isolation.free_memory() <= 1 << 62
 
 
-def test_prints_of_the_child_do_not_get_in_the_way(capfd):
-    assert isolation.call(workers.shout, {}) == "done"
+def test_prints_of_the_child_do_not_get_in_the_way(call, capfd):
+    assert call(workers.shout, {}) == "done"
     assert capfd.readouterr() == ("", "")
 
 
@@ -111,14 +118,16 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.parametrize("fork", [False, True], ids=["spawn", "fork"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_orphan_is_left_when_the_parent_is_interrupted_or_killed(tmp_path, number):
+def test_no_orphan_is_left_when_the_parent_is_interrupted_or_killed(tmp_path, number, fork):
     script = textwrap.dedent(f"""
         import sys
         sys.path[:] = {sys.path!r}
         import workers
         from normsurgery import isolation
-        isolation.call(workers.write_id_and_sleep, {{"path": {str(tmp_path / "id")!r}}})
+        path = {str(tmp_path / "id")!r}
+        isolation.call(workers.write_id_and_sleep, {{"path": path}}, fork={fork})
     """)
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     written = tmp_path / "id"
