@@ -9,7 +9,8 @@
     │   ├── TruncatedModelError    3   NS-E301  the file ends in the middle of a field
     │   ├── GraphError             3   NS-E302  the graph breaks a rule of the ONNX spec
     │   ├── ModuleError            3   NS-E303  a PyTorch module has no exact counterpart
-    │   └── CrashError             3   NS-E304  onnxruntime crashed, hung or exploded on the model
+    │   ├── CrashError             3   NS-E304  onnxruntime crashed, hung or exploded on the model
+    │   └── UnsupportedModelError  3   NS-E306  it holds an operator that the verb has no rule for
     ├── ModelIOError               4   NS-E400  reading or writing failed
     │   ├── MissingDataError       4   NS-E401  a file with external data is not there
     │   └── OutputExistsError      4   NS-E402  the output exists and --force was not given
@@ -90,6 +91,12 @@ class CrashError(InvalidModelError):
     def __init__(self, text: str, step: object = None) -> None:
         super().__init__(text)
         self.step = step
+
+
+class UnsupportedModelError(InvalidModelError):
+    """The model may be right, and holds an operator or a type that the verb has no rule for."""
+
+    code = "NS-E306"
 
 
 class ModelIOError(NormSurgeryError, OSError):

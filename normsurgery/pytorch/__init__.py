@@ -15,25 +15,42 @@ from normsurgery.errors import MissingPackageError
 if TYPE_CHECKING:
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
+    from normsurgery.pytorch.interpreter import (
+        GraphModule,
+        UpdateReport,
+        UpdateResult,
+        to_module,
+        update_weights,
+    )
     from normsurgery.pytorch.weights import load_weights
 
 _WHERE = {
     "ExportReport": "normsurgery.pytorch.exporting",
     "ExportResult": "normsurgery.pytorch.exporting",
+    "GraphModule": "normsurgery.pytorch.interpreter",
+    "UpdateReport": "normsurgery.pytorch.interpreter",
+    "UpdateResult": "normsurgery.pytorch.interpreter",
     "build": "normsurgery.pytorch.factory",
     "dynamic": "normsurgery.pytorch.factory",
     "examples": "normsurgery.pytorch.factory",
     "export": "normsurgery.pytorch.exporting",
     "load_weights": "normsurgery.pytorch.weights",
+    "to_module": "normsurgery.pytorch.interpreter",
+    "update_weights": "normsurgery.pytorch.interpreter",
 }
 __all__ = [
     "ExportReport",
     "ExportResult",
+    "GraphModule",
+    "UpdateReport",
+    "UpdateResult",
     "build",
     "dynamic",
     "examples",
     "export",
     "load_weights",
+    "to_module",
+    "update_weights",
 ]
 
 
