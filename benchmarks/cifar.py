@@ -98,19 +98,12 @@ def images(folder: Path) -> Images:
 
 
 def export(module: nn.Module, path: Path) -> Path:
-    """Write ``module`` with its BatchNormalizations kept: input ``image``, output ``scores``."""
-    torch.onnx.export(
-        module,
-        (torch.zeros(2, 3, 32, 32),),
-        str(path),
-        input_names=["image"],
-        output_names=["scores"],
-        dynamic_axes={"image": {0: "batch"}, "scores": {0: "batch"}},
-        dynamo=False,
-        opset_version=17,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-    )
+    """Write ``module`` with its norms kept: input ``image``, output ``scores``, any batch."""
+    from normsurgery import pytorch
+
+    names = {"input_names": ["image"], "output_names": ["scores"]}
+    made = pytorch.export(module, torch.zeros(2, 3, 32, 32), dynamic="batch", **names)
+    made.save(path, force=True)
     return path
 
 

@@ -4,6 +4,7 @@
 
     NormSurgeryError            exit
     ├── ParityError                1   NS-E100  the result does not compute what the source computed
+    ├── DivergedError              1   NS-E101  training ran into numbers that are not finite
     ├── UsageError                 2   NS-E200  the call itself makes no sense
     ├── InvalidModelError          3   NS-E300  not an ONNX model
     │   ├── TruncatedModelError    3   NS-E301  the file ends in the middle of a field
@@ -45,6 +46,13 @@ class ParityError(NormSurgeryError):
     """The result does not compute what the source computed."""
 
     code = "NS-E100"
+    exit_status = 1
+
+
+class DivergedError(NormSurgeryError, ArithmeticError):
+    """Training ran into numbers that are not finite; the weights are of no use."""
+
+    code = "NS-E101"
     exit_status = 1
 
 

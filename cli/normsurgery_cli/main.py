@@ -18,6 +18,7 @@ VERBS = {
     "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
     "convert": "Put group, instance or layer normalization in the place of BatchNormalization.",
     "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
+    "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
     "export": "Export a PyTorch module with its norms kept, and prove the file.",
     "inspect": "List the normalizations of a model, and what fold does with each.",
     "validate": "Prove that two models compute the same, on CPU and CUDA.",

@@ -139,6 +139,11 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
+def lines(texts: list[str], *, to_stderr: bool = False) -> None:
+    """Print lines alone."""
+    _show((), [], texts, to_stderr=to_stderr)
+
+
 def _show(columns: Row, rows: list[Row], lines: list[str], *, to_stderr: bool = False) -> None:
     """Print a table and lines below it: with colours and folded on a terminal, else plain."""
     target = sys.stderr if to_stderr else sys.stdout

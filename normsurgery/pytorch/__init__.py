@@ -15,6 +15,7 @@ from normsurgery.errors import MissingPackageError
 if TYPE_CHECKING:
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
+    from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
     from normsurgery.pytorch.interpreter import (
         GraphModule,
         UpdateReport,
@@ -30,10 +31,14 @@ _WHERE = {
     "GraphModule": "normsurgery.pytorch.interpreter",
     "UpdateReport": "normsurgery.pytorch.interpreter",
     "UpdateResult": "normsurgery.pytorch.interpreter",
+    "FinetuneReport": "normsurgery.pytorch.finetuning",
+    "FinetuneResult": "normsurgery.pytorch.finetuning",
+    "Moment": "normsurgery.pytorch.finetuning",
     "build": "normsurgery.pytorch.factory",
     "dynamic": "normsurgery.pytorch.factory",
     "examples": "normsurgery.pytorch.factory",
     "export": "normsurgery.pytorch.exporting",
+    "finetune": "normsurgery.pytorch.finetuning",
     "load_weights": "normsurgery.pytorch.weights",
     "to_module": "normsurgery.pytorch.interpreter",
     "update_weights": "normsurgery.pytorch.interpreter",
@@ -41,13 +46,17 @@ _WHERE = {
 __all__ = [
     "ExportReport",
     "ExportResult",
+    "FinetuneReport",
+    "FinetuneResult",
     "GraphModule",
+    "Moment",
     "UpdateReport",
     "UpdateResult",
     "build",
     "dynamic",
     "examples",
     "export",
+    "finetune",
     "load_weights",
     "to_module",
     "update_weights",
