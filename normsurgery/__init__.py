@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from normsurgery.conversion import ConvertResult, convert
+    from normsurgery.diagnosis import Diagnosis, doctor
     from normsurgery.errors import NormSurgeryError
     from normsurgery.folding import FoldResult, fold
     from normsurgery.inspection import Inspection, inspect
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ConvertResult": "normsurgery.conversion",
+    "Diagnosis": "normsurgery.diagnosis",
     "FoldResult": "normsurgery.folding",
     "Inspection": "normsurgery.inspection",
     "NormSurgeryError": "normsurgery.errors",
     "Validation": "normsurgery.validation",
     "convert": "normsurgery.conversion",
+    "doctor": "normsurgery.diagnosis",
     "fold": "normsurgery.folding",
     "inspect": "normsurgery.inspection",
     "validate": "normsurgery.validation",
@@ -37,6 +40,7 @@ _WHERE = {
 }
 __all__ = [
     "ConvertResult",
+    "Diagnosis",
     "FoldResult",
     "Inspection",
     "NormSurgeryError",
@@ -44,6 +48,7 @@ __all__ = [
     "Validation",
     "__version__",
     "convert",
+    "doctor",
     "fold",
     "inspect",
     "unfold",

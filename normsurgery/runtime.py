@@ -24,7 +24,7 @@ from normsurgery.errors import (
     NormSurgeryError,
     UsageError,
 )
-from normsurgery.providers import CPU, CUDA, missing, options, wheels, why_absent
+from normsurgery.providers import CPU, CUDA, missing, options, short_name, wheels, why_absent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,12 +57,26 @@ def version() -> str:
     return str(_onnxruntime().__version__)
 
 
+def built_with() -> tuple[str, ...]:
+    """The execution providers that this onnxruntime has. Raises ``MissingPackageError``."""
+    return tuple(_onnxruntime().get_available_providers())
+
+
+def provider_library(provider: str) -> Path | None:
+    """The shared library of a provider that is one, if onnxruntime has it."""
+    name = f"libonnxruntime_providers_{short_name(provider).lower()}.so"
+    path = Path(_onnxruntime().__file__).parent / "capi" / name
+    if provider == CUDA and path.is_file():
+        _preload(_onnxruntime())
+    return path if path.is_file() else None
+
+
 def require(providers: Sequence[str]) -> None:
     """Raise ``MissingPackageError`` unless this onnxruntime was built with all of `providers`.
 
     For CUDA with two wheels over each other too, even if it would start: whose kernels are they?
     """
-    there = _onnxruntime().get_available_providers()
+    there = built_with()
     for name in providers:
         if name not in there or (name == CUDA and len(wheels()) > 1):
             raise missing(name, why_absent(version()))

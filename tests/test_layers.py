@@ -36,6 +36,8 @@ LEVELS = [
     {"shapes"},
     {"constants"},
     {"models", "report", "runtime"},
+    {"probing"},
+    {"diagnosis"},
     {"outcome", "statistics"},
     {"folding", "norms"},
     {"inspection", "validation"},

@@ -21,6 +21,7 @@ VERBS = {
     "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
     "export": "Export a PyTorch module with its norms kept, and prove the file.",
     "inspect": "List the normalizations of a model, and what fold does with each.",
+    "doctor": "Say what onnxruntime, CUDA and torch can do here, and what mends them.",
     "validate": "Prove that two models compute the same, on CPU and CUDA.",
 }
 

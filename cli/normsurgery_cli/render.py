@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import printable
 
 if TYPE_CHECKING:
-    from normsurgery import ConvertResult, FoldResult, Inspection, UnfoldResult, Validation
+    from normsurgery import (
+        ConvertResult,
+        Diagnosis,
+        FoldResult,
+        Inspection,
+        UnfoldResult,
+        Validation,
+    )
     from normsurgery.inspection import Range
     from normsurgery.validation import Parity
 
@@ -25,6 +32,8 @@ COLOURS = {
     "inconclusive": "yellow",
     "unfolded": "green",
     "left": "yellow",
+    "ok": "green",
+    "absent": "yellow",
 }
 
 
@@ -129,6 +138,29 @@ def validation(reference: str, candidate: str, found: Validation) -> None:
             row = (output.name, run.provider, status, _number(output.ratio), *beside)
             rows.append((*row, *[""] * (5 - len(row)), output.note))
     _show(("output", "on", "", "ratio", "optimized", ""), rows, lines)
+
+
+def diagnosis(found: Diagnosis) -> None:
+    """Print what works and what does not, with what mends it, and versions below."""
+    rows: list[Row] = [
+        (one.name, "ok" if one.ok else "absent", one.text, one.mend) for one in found.findings
+    ]
+    packages = {**found.onnxruntime, **found.packages}
+    there = [f"{name} {version}" for name, version in packages.items() if version]
+    absent = [name for name, version in packages.items() if not version]
+    system = found.system
+    lines = [
+        f"normsurgery {system['normsurgery']}, Python {system['python']}, {system['system']}, "
+        f"{system['free_memory']} free",
+        f"installed: {', '.join(there)}",
+    ]
+    if absent:
+        lines.append(f"not installed: {', '.join(absent)}")
+    if found.providers:
+        lines.append(f"onnxruntime was built with {', '.join(found.providers)}")
+    if found.nvidia.driver:
+        lines.append(f"NVIDIA: driver {found.nvidia.driver}, {found.nvidia.devices} devices")
+    _show(("", "", "found", "mend it with"), rows, lines)
 
 
 def _number(value: float | None) -> str:
