@@ -1,0 +1,105 @@
+"""Outputs behind Softmax, Sigmoid and Tanh are judged in front of them too."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from validation.nets import fold, graph
+from validation.specimens import MODELS, change, clone, nodes
+
+from normsurgery.validation.saturation import settled, unsaturated
+from normsurgery.validation.verdict import parity
+
+
+def judged(tmp_path, reference, candidate, **options):
+    paths = tmp_path / "reference.onnx", tmp_path / "candidate.onnx"
+    for path, model in zip(paths, (reference, candidate), strict=True):
+        onnx.save(model, path)
+    with unsaturated(*paths) as (ours, theirs):
+        return settled(parity(ours, theirs, threads=1, **options)), (ours, theirs) == paths
+
+
+def layer(end, opset=17):
+    rng = np.random.default_rng(0)
+    return graph(
+        f"""g (float[N, 6] x) => (float[N, 4] y) {{
+            l = Gemm(x, W, b)
+            y = {end}
+        }}""",
+        opset=opset,
+        W=(1000 * rng.normal(size=(6, 4))).astype(np.float32),
+        b=rng.normal(size=4).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("end", ["Softmax(l)", "Softmax<axis=1>(l)", "Sigmoid(l)", "Tanh(l)"])
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_what_a_certain_output_hides_is_seen(tmp_path, end, opset):
+    model = layer(end, opset)
+    wrong = change(model, "W", lambda w: w * [1, 1, 1.001, 1])
+    alone = parity(*saved(tmp_path, model, wrong), threads=1, sets=1)
+    found, _ = judged(tmp_path, model, wrong, sets=1)
+    assert not found.ok
+    assert any(" before " in one.name for one in found.outputs)
+    assert found.worst().ratio > 4
+    assert alone.outputs[0].ratio is None or alone.outputs[0].ratio < found.worst().ratio
+    right, _ = judged(tmp_path, model, clone(model), sets=1)
+    assert right.ok
+
+
+def saved(tmp_path, *models):
+    for index, model in enumerate(models):
+        onnx.save(model, tmp_path / f"{index}.onnx")
+    return [tmp_path / f"{index}.onnx" for index in range(len(models))]
+
+
+def test_a_constant_in_front_of_a_softmax_is_no_error(tmp_path):
+    model = layer("Softmax(l)")
+    found, _ = judged(tmp_path, model, change(model, "b", lambda b: b + 7))
+    assert found.ok, found.line()
+
+
+def test_a_constant_in_front_of_a_sigmoid_is_one(tmp_path):
+    model = layer("Sigmoid(l)")
+    found, _ = judged(tmp_path, model, change(model, "b", lambda b: b + 7))
+    assert not found.ok
+
+
+def test_a_correct_fold_passes(tmp_path):
+    model = MODELS["saturated"]()
+    found, same = judged(tmp_path, model, fold(model), sets=6)
+    assert found.ok, found.line()
+    assert not same
+
+
+def test_a_mask_of_infinities_says_nothing(tmp_path):
+    model = graph(
+        "g (float[N, 3] x) => (float[N, 3] y) { m = Add(x, mask) \n y = Softmax(m) }",
+        mask=np.array([0, 0, -np.inf], np.float32),
+    )
+    found, same = judged(tmp_path, model, clone(model))
+    assert not same
+    assert [one.name for one in found.outputs] == ["y"]
+    assert found.ok, found.line()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda m: nodes(m, "Softmax")[0].__setattr__("op_type", "LogSoftmax"),
+        lambda m: nodes(m, "Softmax")[0].__setattr__("op_type", "Sigmoid"),
+    ],
+)
+def test_nothing_is_added_where_the_ends_differ(tmp_path, how):
+    model = layer("Softmax(l)")
+    other = clone(model)
+    how(other)
+    found, same = judged(tmp_path, model, other)
+    assert same
+    assert not found.ok
+
+
+def test_nothing_is_added_where_nothing_saturates(tmp_path):
+    model = MODELS["net"]()
+    assert judged(tmp_path, model, clone(model), sets=1)[1]
