@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import GraphProto, numpy_helper
+from onnx import AttributeProto, GraphProto, numpy_helper
 
 from normsurgery import dtypes, edits, io, shapes
 from normsurgery.constants import Constant, Limits, constant_of
@@ -46,6 +46,8 @@ def clean(model: ModelProto, same: Mapping[str, str]) -> io.Model:
         _fix_shape(scope, node)
     for node in _nodes(scope):
         _drop_zero_bias(scope, node, limits)
+    for node in _nodes(scope):
+        _as_gemm(scope, node)
     named: dict[str, str] = {}
     for node in _nodes(scope):
         _bake(scope, node, limits, named)
@@ -96,6 +98,22 @@ def _drop_zero_bias(scope: Scope, node: NodeProto, limits: Limits) -> None:
     if made_up and isinstance(bias, Constant) and not np.any(bias.float64()):
         edits.set_input(scope, node, slot, "")
         del node.input[slot:]
+
+
+def _as_gemm(scope: Scope, node: NodeProto) -> None:
+    """Write a matrix product with a transposed weight as the Gemm that it is, for rank 2.
+
+    That is a Linear without bias; its weight keeps name and layout.
+    """
+    if node.op_type != "MatMul" or shapes.rank(scope, node.input[0]) != 2:
+        return
+    turned = scope.producer.get(node.input[1])
+    if turned is None or turned.op_type != "Transpose" or not scope.is_onnx(turned):
+        return
+    if turned.input[0] in scope.initializers and shapes.rank(scope, turned.input[0]) == 2:
+        edits.set_input(scope, node, 1, turned.input[0])
+        node.op_type = "Gemm"
+        node.attribute.add(name="transB", type=AttributeProto.INT, i=1)
 
 
 def _bake(scope: Scope, node: NodeProto, limits: Limits, named: dict[str, str]) -> None:

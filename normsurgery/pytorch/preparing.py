@@ -25,6 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from normsurgery.errors import ModuleError
 from normsurgery.pytorch.frozen import frozen_epsilon
+from normsurgery.pytorch.norms import FrozenBatchNorm
 
 
 @dataclass
@@ -36,32 +37,6 @@ class Prepared:
 
     baked: list[str] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
-
-
-class StoredStatistics(nn.Module):
-    """A norm that uses its stored statistics: ``F.batch_norm`` under the names of the original.
-
-    rank: of the input, batch and channel included, where only one is right; else 0.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-
-    def __init__(self, norm: nn.Module, eps: float, rank: int = 0) -> None:
-        super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_buffer(name, getattr(norm, name).detach().reshape(-1))
-        self.eps, self.rank = eps, rank
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize axis 1 of ``x`` (N, C, …)."""
-        if self.rank and x.dim() != self.rank:
-            raise ModuleError("InstanceNorm with running statistics: its input has no batch axis")
-        return nn.functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
 
 
 def prepare(module: nn.Module) -> tuple[nn.Module, Prepared]:
@@ -137,18 +112,18 @@ def _remove_parametrizations(inner: nn.Module, names: list[str]) -> None:
         inner.register_parameter(name, nn.Parameter(value.detach(), requires_grad=False))
 
 
-def _replacement(inner: nn.Module) -> StoredStatistics | None:
+def _replacement(inner: nn.Module) -> FrozenBatchNorm | None:
     if isinstance(inner, InstanceNorm):
         plain = type(inner).forward is InstanceNorm.forward
         if not plain or not inner.track_running_stats or inner.running_mean is None:
             return None
         _give_affine(inner)
         ranks = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
-        return StoredStatistics(inner, inner.eps, ranks.get(type(inner), 0))
+        return FrozenBatchNorm.of(inner, inner.eps, ranks.get(type(inner), 0))
     if isinstance(inner, BatchNorm):
         return None
     eps = frozen_epsilon(inner)
-    return None if eps is None else StoredStatistics(inner, eps)
+    return None if eps is None else FrozenBatchNorm.of(inner, eps)
 
 
 def _give_affine(inner: nn.Module) -> None:
