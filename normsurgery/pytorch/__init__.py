@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         to_module,
         update_weights,
     )
+    from normsurgery.pytorch.modules import ModuleResult, convert, fold
     from normsurgery.pytorch.weights import load_weights
 
 _WHERE = {
@@ -34,11 +35,14 @@ _WHERE = {
     "FinetuneReport": "normsurgery.pytorch.finetuning",
     "FinetuneResult": "normsurgery.pytorch.finetuning",
     "Moment": "normsurgery.pytorch.finetuning",
+    "ModuleResult": "normsurgery.pytorch.modules",
     "build": "normsurgery.pytorch.factory",
+    "convert": "normsurgery.pytorch.modules",
     "dynamic": "normsurgery.pytorch.factory",
     "examples": "normsurgery.pytorch.factory",
     "export": "normsurgery.pytorch.exporting",
     "finetune": "normsurgery.pytorch.finetuning",
+    "fold": "normsurgery.pytorch.modules",
     "load_weights": "normsurgery.pytorch.weights",
     "to_module": "normsurgery.pytorch.interpreter",
     "update_weights": "normsurgery.pytorch.interpreter",
@@ -49,14 +53,17 @@ __all__ = [
     "FinetuneReport",
     "FinetuneResult",
     "GraphModule",
+    "ModuleResult",
     "Moment",
     "UpdateReport",
     "UpdateResult",
     "build",
+    "convert",
     "dynamic",
     "examples",
     "export",
     "finetune",
+    "fold",
     "load_weights",
     "to_module",
     "update_weights",

@@ -21,26 +21,10 @@ if TYPE_CHECKING:
 def eval_copy(module: nn.Module) -> nn.Module:
     """Return a deep copy of ``module`` on the CPU and in evaluation mode; the caller's stays.
 
-    Hooks go along, since they may be part of what the module computes (the first styles of
-    weight_norm and spectral_norm are hooks); gradients do not. A hook's own side effects are
-    those of calling the module.
-
     Raises ``ModuleError`` for a module that cannot be copied, or that will not leave training
     mode.
     """
-    # Tensors that a computation made (weight_norm's weight) refuse to be copied: hand them over.
-    memo: dict[int, Any] = {}
-    gradients: dict[int, Any] = {}
-    for value in _tensors(module):
-        if not value.is_leaf:
-            memo[id(value)] = value.detach().clone()
-        elif value.grad is not None:
-            gradients[id(value.grad)] = None
-    try:
-        made = copy.deepcopy(module, {**memo, **gradients})
-    except Exception as error:  # whatever the module's own parts raise
-        raise ModuleError(f"{_name(module)} cannot be copied: {first_line(error)}") from error
-    made = made.to("cpu").eval()
+    made = plain_copy(module).to("cpu").eval()
     for name, inner in made.named_modules():
         if inner.training:
             raise ModuleError(
@@ -48,6 +32,26 @@ def eval_copy(module: nn.Module) -> nn.Module:
                 "eval(); what it computes would depend on the batch"
             )
     return made.requires_grad_(requires_grad=False)
+
+
+def plain_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy of ``module`` without gradients.
+
+    Hooks go along, since they may be part of what the module computes (the first styles of
+    weight_norm and spectral_norm are hooks). A hook's own side effects are those of calling the
+    module. Raises ``ModuleError`` for a module that cannot be copied.
+    """
+    # Tensors that a computation made (weight_norm's weight) refuse to be copied: hand them over.
+    memo: dict[int, Any] = {}
+    for value in _tensors(module):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        elif value.grad is not None:
+            memo[id(value.grad)] = None
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever the module's own parts raise
+        raise ModuleError(f"{_name(module)} cannot be copied: {first_line(error)}") from error
 
 
 def in_double(module: nn.Module) -> nn.Module:

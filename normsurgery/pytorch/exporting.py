@@ -131,7 +131,7 @@ def export(
         raise UsageError(f"norms={norms!r} is unknown; it is keep or fold")
     if not isinstance(module, nn.Module):
         raise UsageError(f"a {type(module).__name__} is no torch.nn.Module")
-    names, tensors = _arguments(module, args, input_names)
+    names, tensors = arguments(module, args, input_names)
     free = _dynamic(dynamic, names, tensors)
     with undisturbed():
         original = eval_copy(module)
@@ -164,7 +164,7 @@ def export(
     return ExportResult(report, content, verdict)
 
 
-def _arguments(
+def arguments(
     module: nn.Module,
     args: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor],
     wanted: Sequence[str] | None,

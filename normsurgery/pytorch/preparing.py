@@ -57,9 +57,7 @@ def prepare(module: nn.Module) -> tuple[nn.Module, Prepared]:
             continue
         if not isinstance(inner, InstanceNorm):
             done.frozen.append(name)
-        if not name:
-            return made, done
-        _replace(module, inner, made)
+        module = replace_module(module, inner, made)
     return module, done
 
 
@@ -145,9 +143,12 @@ def _give_affine(inner: nn.Module) -> None:
         inner.bias = nn.Parameter(torch.zeros(shape, dtype=dtype), requires_grad=False)
 
 
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is held; a module may be held in several places."""
+def replace_module(module: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put ``new`` wherever ``old`` is held, which may be in several places; return the whole."""
+    if module is old:
+        return new
     for parent in module.modules():
         for name, child in list(parent.named_children()):
             if child is old:
                 setattr(parent, name, new)
+    return module

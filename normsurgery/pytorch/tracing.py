@@ -24,6 +24,10 @@ EXPORTERS = {"dynamo": 18, "legacy": 17}
 Dynamic = dict[str, dict[int, str]]
 
 
+class ExporterError(ModuleError):
+    """torch's exporter refuses the module; the other one may not."""
+
+
 def trace(
     module: nn.Module,
     args: Sequence[torch.Tensor],
@@ -55,7 +59,7 @@ def trace(
         if isinstance(cause, NormSurgeryError):
             raise cause from error
         other = next(name for name in EXPORTERS if name != exporter)
-        raise ModuleError(
+        raise ExporterError(
             f"torch's {exporter} exporter refuses the module: {type(cause).__name__}: "
             f"{first_line(cause)} (try the {other} exporter)"
         ) from error
