@@ -13,7 +13,7 @@ from torch import nn
 from normsurgery import folding, io, models
 from normsurgery.errors import ModuleError, NormSurgeryError, ParityError, UsageError
 from normsurgery.nodes import bodies, int_attribute, label
-from normsurgery.pytorch import checking, cleaning, tracing
+from normsurgery.pytorch import checking, cleaning, running, tracing
 from normsurgery.pytorch.copying import eval_copy, first_line, undisturbed
 from normsurgery.pytorch.preparing import prepare
 
@@ -244,7 +244,7 @@ def _output_names(
         raise
     except Exception as error:  # whatever the module raises
         raise ModuleError(f"the module does not run on its inputs: {first_line(error)}") from error
-    count = len(list(checking.flat(value)))
+    count = len(list(running.flat(value)))
     if not count:
         raise ModuleError(f"forward returns a {type(value).__name__} without tensors")
     if wanted is not None:

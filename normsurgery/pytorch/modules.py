@@ -29,7 +29,7 @@ from normsurgery.nodes import label
 from normsurgery.pytorch import building, checking, exporting, guessing
 from normsurgery.pytorch.copying import eval_copy, plain_copy, undisturbed
 from normsurgery.pytorch.places import Change, Places, changes
-from normsurgery.pytorch.preparing import replace_module
+from normsurgery.pytorch.preparing import prepare, replace_module
 from normsurgery.pytorch.tracing import ExporterError
 from normsurgery.report import Folded, FoldReport, Kept
 
@@ -54,14 +54,17 @@ _SOMETHING = np.zeros(0)  # for a change whose values do not matter yet
 class ModuleResult:
     """A changed copy of a module, and how it was changed.
 
-    report: of the conversion or the fold; its node names are names of modules. plan: the layers of
-    a conversion, for ``plan=``. parity: module against graph (None if it was not asked for).
-    unreached: BatchNorms that ``forward`` does not use in evaluation mode; they stay as they were.
+    report: of the conversion or the fold; its node names are names of modules. difference: how far
+    module and changed graph are apart in float64, relative; None if it was not asked for, or one of
+    them does not run in float64. parity: of a fold, with the module as it was. plan: the layers of
+    a conversion, for ``plan=``. unreached: BatchNorms that ``forward`` does not use in evaluation
+    mode; they stay as they were.
     """
 
     module: nn.Module
     report: ConvertReport | FoldReport
-    parity: Parity | None
+    difference: float | None = None
+    parity: Parity | None = None
     plan: list[Layer] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
 
@@ -115,10 +118,10 @@ def convert(
             old, rest = norms[done.node]
             new = building.norm(places, after, done, old, rest)
             whole = replace_module(whole, old, new)
-        result = ModuleResult(whole, content.report, None, content.plan)
+        result = ModuleResult(whole, content.report, plan=content.plan)
         result.unreached = _unreached(whole, before)
         if validate:
-            result.parity = _check(after, whole, before, example)
+            result.difference = _same(after, whole, example)
     return result
 
 
@@ -159,9 +162,13 @@ def fold(module: nn.Module, *, args: Args | None = None, validate: bool = True) 
             assert not isinstance(found, str)  # noqa: S101  it would have been kept
             old, rest = found
             whole = replace_module(whole, old, building.in_a_row(rest))
-        result = ModuleResult(whole, report, None, [], _unreached(whole, before))
+        result = ModuleResult(whole, report, unreached=_unreached(whole, before))
         if validate:
-            result.parity = _check(before, whole, before, example)
+            result.difference = _same(after, whole, example)
+            names = [value.name for value in before.graph.input]
+            result.parity = checking.compare(eval_copy(module), eval_copy(whole), example, names)
+            if not result.parity.ok:
+                raise ParityError(f"{result.parity.line()}; the folded module is another one")
     return result
 
 
@@ -276,12 +283,8 @@ def _unreached(module: nn.Module, before: ModelProto) -> list[str]:
     ]
 
 
-def _check(
-    graph: ModelProto, module: nn.Module, before: ModelProto, example: Sequence[torch.Tensor]
-) -> Parity:
-    """Raise ``ParityError`` unless ``module`` computes what ``graph`` computes."""
-    names = [value.name for value in before.graph.input]
-    found = checking.check(io.from_proto(graph), eval_copy(module), example, names, {})
-    if not found.ok:
-        raise ParityError(f"{found.line()}; the module is not what its graph became")
-    return found
+def _same(graph: ModelProto, module: nn.Module, example: Sequence[torch.Tensor]) -> float | None:
+    """Raise ``ParityError`` unless ``module`` computes what ``graph`` computes, in float64."""
+    names = [value.name for value in graph.graph.input]
+    plain, _ = prepare(eval_copy(module))  # parametrized weights as the graph has them
+    return checking.check_same(io.from_proto(graph), plain, example, names)

@@ -136,10 +136,11 @@ class Places:
         if change.values is None:
             setattr(self.module.get_submodule(path), last, None)
             return
-        values = change.values.T if self._layout(name) == "transposed" else change.values
+        flipped = self._layout(name) == "transposed"
+        new = change.values.T if flipped else change.values
         tensor = self.state[name]
         with torch.no_grad():
-            wide = torch.from_numpy(np.ascontiguousarray(values, np.float64))
+            wide = torch.from_numpy(np.ascontiguousarray(new, np.float64))
             tensor.copy_(wide.reshape(tensor.shape))
 
     def _owner_of_weight(self, node: NodeProto) -> nn.Module | None:

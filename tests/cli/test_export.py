@@ -119,16 +119,16 @@ def test_failed_parity_leaves_no_output(
     cli: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plant a bug: the truth has another epsilon."""
-    from normsurgery.pytorch import checking
+    from normsurgery.pytorch import running
 
-    right = checking.in_double
+    right = running.in_double
 
     def wrong(module: nn.Module) -> nn.Module:
         made = right(module)
         next(m for m in made.modules() if isinstance(m, nn.BatchNorm2d)).eps = 1e-3
         return made
 
-    monkeypatch.setattr(checking, "in_double", wrong)
+    monkeypatch.setattr(running, "in_double", wrong)
     outcome = call(cli)
     assert outcome.status == 1
     assert outcome.err.splitlines()[-1].startswith("error[NS-E100]: parity: FAILED")
