@@ -4,7 +4,8 @@ All through this package's own pipeline: a CIFAR-10 ResNet-20 is exported with i
 converted, fine-tuned by ``normsurgery.pytorch.finetune`` for one pass over 4,000 images, and the
 file that comes out is run in onnxruntime on 2,000 test images. One recipe for all: SGD with
 momentum 0.9, cosine to 0, gradients clipped at a norm of 1; each method at the best of three
-learning rates, found with seed 0, then three seeds at that rate.
+learning rates, found with seed 0, then three seeds at that rate (one for the two starts that are
+tens of points behind).
 
     python benchmarks/finetune_small_batch.py --data FOLDER             # the table, batch 2
     python benchmarks/finetune_small_batch.py --data FOLDER --curves docs/finetune-batch-size.svg
@@ -36,17 +37,20 @@ from normsurgery.pytorch import finetune
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 SEEDS = (0, 1, 2)
 BATCHES = (1, 2, 4, 8, 16, 32)
 METHODS = {  # name: (model to start from, norms)
     "BN live": ("bn", "train"),
     "BN frozen": ("bn", "frozen"),
-    "GN converted, one group": ("gn1", "train"),
-    "GN converted, 16 channels a group": ("gn16", "train"),
     "GN, scale and bias copied": ("copied", "train"),
     "GN, re-initialised": ("fresh", "train"),
+    "GN converted, one group": ("gn1", "train"),
+    "GN converted, one group, epsilon 10": ("gn1e10", "train"),
+    "GN converted, 16 channels a group": ("gn16", "train"),
 }
+FAR_BEHIND = {"GN, scale and bias copied", "GN, re-initialised"}
+CONVERSIONS = {"gn1": {}, "gn1e10": {"epsilon": 10.0}, "gn16": {"channels_per_group": 16}}
 CURVES = ("BN live", "BN frozen", "GN converted, one group")
 
 
@@ -101,9 +105,8 @@ class Bench:
         path = self.models / f"{name}.onnx"
         if path.exists():
             return path
-        if name in {"gn1", "gn16"}:
-            per_group = {} if name == "gn1" else {"channels_per_group": 16}
-            normsurgery.convert(self._model("bn"), to="group", **per_group).save(path)
+        if name in CONVERSIONS:
+            normsurgery.convert(self._model("bn"), to="group", **CONVERSIONS[name]).save(path)
             return path
         module = cifar.network(self.folder)
         if name != "bn":
@@ -129,7 +132,8 @@ def table(bench: Bench) -> None:
     rows = []
     for method in METHODS:
         lr = bench.best(method, 2)
-        found = [bench.accuracy(method, lr, seed, 2) for seed in SEEDS]
+        seeds = SEEDS[:1] if method in FAR_BEHIND else SEEDS
+        found = [bench.accuracy(method, lr, seed, 2) for seed in seeds]
         spread = f"{statistics.mean(found):.2f} ({min(found):.2f} … {max(found):.2f})"
         rows.append(f"| {method} | {bench.start(method):.2f} | {lr:g} | {spread} |")
     print("\n".join(rows))

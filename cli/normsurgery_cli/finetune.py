@@ -91,11 +91,11 @@ def command(
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
     with files.source_file(model) as source, _progress(quiet=as_json or dry_run) as notify:
-        read = (arrays, mean, std, size, limit)
+        read = (arrays, mean, std, size)
         result = pytorch.finetune(
             source,
-            samples.read(source, data, *read),
-            val=None if val is None else samples.read(source, val, *read),
+            samples.read(source, data, *read, limit),
+            val=None if val is None else samples.read(source, val, *read, None),
             output=output_name,
             freeze=freeze,
             checkpoint=checkpoint,

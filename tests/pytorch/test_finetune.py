@@ -15,9 +15,10 @@ import torch
 from graphs import parse, weights
 from onnx import ModelProto, numpy_helper
 
+import normsurgery
 from normsurgery import data, runtime
 from normsurgery.errors import OutputExistsError, UsageError
-from normsurgery.pytorch import FinetuneResult, finetune
+from normsurgery.pytorch import FinetuneResult, finetune, to_module
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 RESNET, DIGITS = SAMPLES / "digits_resnet.onnx", SAMPLES / "digits.npz"
@@ -145,6 +146,44 @@ def test_the_ones_and_zeros_of_a_group_norm_are_no_parameters() -> None:
     assert result.report.frozen == ["ones", "zeros"]
 
 
+def test_converted_weights_have_the_norm_and_so_the_step_size_of_their_source() -> None:
+    """In front of a norm, a step of SGD changes W by a share that goes with 1/‖W‖²."""
+    source = to_module(RESNET)
+    converted = normsurgery.convert(RESNET)
+    module = to_module(converted.model)
+    old, new = (dict(m.named_parameters()) for m in (source, module))
+    kept = [name for name in old if old[name].dim() == 4 and f"{name}_folded" in new]
+    assert len(kept) == len(converted.report.converted) == 11
+    for name in kept:
+        norms = [
+            float(p[key].detach().double().norm())
+            for p, key in ((old, name), (new, f"{name}_folded"))
+        ]
+        assert norms[1] == pytest.approx(norms[0], rel=1e-6)
+
+
+def test_a_converted_model_learns_and_keeps_its_graph() -> None:
+    converted = normsurgery.convert(SAMPLES / "digits_mobilenet.onnx").model
+    result = finetune(
+        converted, digits(limit=200), val=digits("test", None), lr=3e-3, clip=1.0, fold=False
+    )
+    assert nodes(result.model) == nodes(converted)
+    after = result.report.epochs[0].val
+    assert after is not None
+    assert after.accuracy is not None
+    assert after.accuracy > 0.98
+    trivial = [n for n in result.report.frozen if not n.endswith(("scale", "bias"))]
+    assert trivial == []
+
+
+def test_a_batch_norm_in_front_of_another_norm_is_a_fixed_map() -> None:
+    converted = normsurgery.convert(RESNET, affine="keep").model
+    before = [n for n in converted.graph.node if n.op_type == "BatchNormalization"]
+    assert len(before) == 11
+    result = finetune(converted, digits(limit=20), fold=False)
+    assert not changed(converted, result.model) & {x for n in before for x in n.input[1:]}
+
+
 @pytest.mark.parametrize("name", ["digits_resnet.onnx", "digits_mobilenet.onnx", "digits_mlp.onnx"])
 def test_a_model_with_norms_is_trained_without_a_warning(name: str) -> None:
     assert finetune(SAMPLES / name, digits(), dry_run=True).report.warnings == []
@@ -221,6 +260,16 @@ def test_sixteen_bit_weights_are_trained_in_32_and_rounded_once() -> None:
             assert second[name].tobytes() == array.astype(np.float16).tobytes(), name
 
 
+def test_autocast_keeps_the_weights_in_float32() -> None:
+    report = finetune(grouped(), digits(limit=20), precision="float32").report
+    result = finetune(grouped(), digits(limit=20), precision="bf16", fold=False)
+    assert (report.bf16, result.report.bf16) == (False, True)
+    assert {a.dtype.name for a in tensors(result.model).values()} == {"float32", "int64"}
+    loss = result.report.epochs[0].train.loss
+    assert loss == pytest.approx(report.epochs[0].train.loss, rel=0.05)
+    assert loss != report.epochs[0].train.loss
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
@@ -274,6 +323,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     finetune(grouped(), digits(), checkpoint=tmp_path)
     with pytest.raises(UsageError, match="that run had model = "):
         finetune(RESNET, digits(), checkpoint=tmp_path, resume=True)
+
+
+def test_a_world_size_without_torchrun_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    for size, what in (("2", "start them with torchrun"), ("two", "'two', which is no number")):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with pytest.raises(UsageError, match=what):
+            finetune(grouped(), digits())
 
 
 TWO = """

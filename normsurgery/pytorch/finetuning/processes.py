@@ -69,19 +69,23 @@ def world(device: str) -> Iterator[World]:
     that is there already is used; one that is made here (nccl on CUDA, else gloo) is taken down
     at the end. Raises ``UsageError`` or ``MissingPackageError``.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size, local_rank = _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
     running = distributed.is_available() and distributed.is_initialized()
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
+    chosen = _device(device, local_rank if size > 1 else None)
     if not running and size == 1:
         yield World(chosen)
         return
-    if not running:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield World(chosen, distributed.get_rank(), distributed.get_world_size())
-    finally:
+    with contextlib.ExitStack() as stack:
+        if chosen.type == "cuda":  # objects are gathered over the current device
+            stack.enter_context(torch.cuda.device(chosen))
         if not running:
-            distributed.destroy_process_group()
+            try:
+                distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            except (ValueError, RuntimeError) as error:
+                why = f"WORLD_SIZE is {size}, but the processes do not find each other: {error}"
+                raise UsageError(f"{why}; start them with torchrun, or unset it") from error
+            stack.callback(distributed.destroy_process_group)
+        yield World(chosen, distributed.get_rank(), distributed.get_world_size())
 
 
 @contextlib.contextmanager
@@ -106,6 +110,13 @@ def set_randoms(place: World, states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if place.device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], place.device)
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    if text and not text.isdecimal():
+        raise UsageError(f"the environment variable {variable} is {text!r}, which is no number")
+    return int(text) if text else default
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:
