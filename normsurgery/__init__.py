@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.conversion import ConvertResult, convert
     from normsurgery.diagnosis import Diagnosis, doctor
     from normsurgery.errors import NormSurgeryError
-    from normsurgery.folding import FoldResult, fold
+    from normsurgery.fixing import fold
+    from normsurgery.folding import FoldResult
     from normsurgery.inspection import Inspection, inspect
     from normsurgery.unfolding import UnfoldResult, unfold
     from normsurgery.validation import Validation, validate
@@ -32,7 +33,7 @@ _WHERE = {
     "Validation": "normsurgery.validation",
     "convert": "normsurgery.conversion",
     "doctor": "normsurgery.diagnosis",
-    "fold": "normsurgery.folding",
+    "fold": "normsurgery.fixing",
     "inspect": "normsurgery.inspection",
     "validate": "normsurgery.validation",
     "UnfoldResult": "normsurgery.unfolding",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import models
+from normsurgery import adain, models, shapes
 from normsurgery.constants import Constant, Limits, constant_of
 from normsurgery.folding.api import fold
 from normsurgery.graph import Graph
@@ -100,12 +100,38 @@ def inspect(
         producer,
         sum(len(scope.nodes) for scope in graph.scopes),
     )
+    limits = Limits(max_constant_bytes)
     for scope in graph.scopes:
+        styled = {id(site.node): site for site in adain.sites(scope, limits)}
         for node in scope.nodes:
-            if node.op_type in KINDS and scope.is_onnx(node):
-                limits = Limits(max_constant_bytes)
+            if id(node) in styled:
+                inspection.norms.append(_adain(scope, styled[id(node)]))
+            elif node.op_type in KINDS and scope.is_onnx(node):
                 inspection.norms.append(_norm(scope, node, outcomes, limits))
     return inspection
+
+
+def _adain(scope: Scope, site: adain.Site) -> Norm:
+    """Return the entry of an instance norm whose scale and bias are computed of other inputs."""
+    dims = shapes.dims(scope, site.x)
+    epsilon = site.epsilon
+    if epsilon is None:
+        epsilon = float_attribute(site.node, "epsilon", 1e-5)
+    styles = ", ".join(f"`{name}`" for name in site.styles)
+    fix = " ".join(f"--fix {name}=FILE" for name in site.styles)
+    return Norm(
+        site.node.name or site.node.output[0],
+        "AdaIN",
+        None if dims is None or len(dims) < 2 else dims[1],
+        epsilon,
+        None,
+        None,
+        None,
+        None,
+        0,
+        "data-dependent",
+        f"scale and bias come from {styles}; fold {fix} makes them constants",
+    )
 
 
 def _norm(

@@ -63,6 +63,8 @@ class FoldReport:
 
     before, after: numbers of BatchNormalization nodes, bodies and functions included.
     baked: tensors that were computed at every run. inlined: functions put where they were called.
+    fixed: inputs that became constants. restored: nodes whose arithmetic of mean and deviation
+    became an InstanceNormalization then.
     """
 
     before: int = 0
@@ -71,6 +73,8 @@ class FoldReport:
     merged: list[Merged] = field(default_factory=list)
     baked: list[str] = field(default_factory=list)
     inlined: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--freeze-inputs", is_flag=True, help="Fold initializers that are graph inputs too.")
+@click.option(
+    "--fix",
+    multiple=True,
+    metavar="INPUT=FILE",
+    help="Fix an input to the array of a .npy file; may be repeated. Bakes AdaIN styles.",
+)
 @click.option("--external/--inline", default=None, help="Weights in a data file, or inside.")
 @click.option("--no-validate", is_flag=True, help="Skip the parity check under onnxruntime.")
 @click.option("--keep", is_flag=True, help="Keep the output even if parity failed.")
@@ -32,6 +39,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     freeze_inputs: bool,
+    fix: tuple[str, ...],
     external: bool | None,
     no_validate: bool,
     keep: bool,
@@ -40,12 +48,13 @@ def command(
 
     The function stays the same: coefficients are computed in float64 and rounded once, and where
     onnxruntime is installed the outputs are compared with those of MODEL. MODEL may be - for
-    standard input.
+    standard input. With --fix, what MODEL computes of an input alone becomes constant, such as the
+    scale and bias of AdaIN from a style.
     """
     if no_validate or dry_run:  # nothing will multiply matrices: no threads for it, 50 ms less
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
-    from normsurgery import io
+    from normsurgery import fixing, io
     from normsurgery.errors import ParityError
     from normsurgery_cli import render
 
@@ -54,15 +63,20 @@ def command(
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
-    with files.source_file(model) as source:
-        result = normsurgery.fold(source, freeze_inputs=freeze_inputs)
+    fixed = {name: fixing.read(name, path) for name, path in map(_named, fix)}
+    with files.source_file(model) as source, tempfile.TemporaryDirectory() as folder:
+        result = normsurgery.fold(source, fixed=fixed, freeze_inputs=freeze_inputs)
+        reference = source
+        if fixed and not (dry_run or no_validate):  # what the output has to equal
+            reference = Path(folder) / "fixed.onnx"
+            io.save(fixing.bound(source, fixed), reference)
         parity: Parity | str = "not run (dry run)"
         if not dry_run:
             inline = False if target == files.STREAM else external
             with files.target_file(target) as path:
                 parity = proving.save(
                     result,
-                    source,
+                    reference,
                     path,
                     force=force,
                     external=inline,
@@ -76,6 +90,14 @@ def command(
         render.fold_report(model, shown, result, parity)
     if not isinstance(parity, str) and parity.status == "failed":
         raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return the name and the file of ``INPUT=FILE``."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise click.UsageError(f"--fix takes INPUT=FILE, not {text!r}.")
+    return name, path
 
 
 def _summary(

@@ -68,6 +68,10 @@ def fold_report(source: str, output: str | None, result: FoldResult, parity: Par
         lines.append(f"  {len(list(entries))} kept: {slug}")
     if report.inlined:
         lines.append(f"inlined functions: {', '.join(report.inlined)}")
+    if report.fixed:
+        lines.append(f"fixed inputs: {', '.join(report.fixed)}")
+    if report.restored:
+        lines.append(f"{len(report.restored)} InstanceNormalization in place of their arithmetic")
     if report.baked:
         lines.append(f"{len(report.baked)} tensors are constants that were computed at every run")
     certificates = result.certificates() if output is not None else []

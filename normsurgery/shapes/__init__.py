@@ -7,6 +7,29 @@ whose sizes are equal as products have the same dimension in every run.
 from __future__ import annotations
 
 from normsurgery.shapes.sizes import Size
-from normsurgery.shapes.types import Dims, declare, dims, elem_type, rank, sizes, target, type_of
+from normsurgery.shapes.types import (
+    Dims,
+    declare,
+    declare_like,
+    dims,
+    elem_type,
+    integers,
+    rank,
+    sizes,
+    target,
+    type_of,
+)
 
-__all__ = ["Dims", "Size", "declare", "dims", "elem_type", "rank", "sizes", "target", "type_of"]
+__all__ = [
+    "Dims",
+    "Size",
+    "declare",
+    "declare_like",
+    "dims",
+    "elem_type",
+    "integers",
+    "rank",
+    "sizes",
+    "target",
+    "type_of",
+]

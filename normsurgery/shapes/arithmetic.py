@@ -42,6 +42,31 @@ class Arithmetic:
         """``sizes``: what tells the dimensions of a value."""
         self.scope, self.sizes, self.steps = scope, sizes, 0
 
+    def integers(self, name: str) -> list[int | Size | None] | None:
+        """Return the numbers of a value in order; None if they cannot be followed."""
+        try:
+            return list(self.array(name).ravel().tolist())
+        except UnknownError:
+            return None
+
+    def expanded(self, node: NodeProto) -> Sizes | None:
+        """Return the sizes of an Expand's output: of the shape, where the input has size 1."""
+        own, told = self.sizes(self.scope, node.input[0]), self.integers(node.input[1])
+        if own is None or told is None or any(isinstance(d, int) and d < 0 for d in told):
+            return None
+        rank = max(len(own), len(told))
+        wide = (*(Size(1),) * (rank - len(own)), *own)
+        wanted = [*[1] * (rank - len(told)), *told]
+        found: list[Size | None] = []
+        for size, other in zip(wide, wanted, strict=True):
+            if size == Size(1):
+                found.append(None if other is None else _sized(other))
+            elif other is None:  # it is 1 or the size, unless the run fails
+                found.append(size if size.fixed else None)
+            else:
+                found.append(size if _sized(other) in (size, Size(1)) else None)
+        return tuple(found)
+
     def reshaped(self, node: NodeProto) -> Sizes | None:
         """Return the sizes of a Reshape's output; None where not even its rank is told.
 
@@ -255,6 +280,33 @@ def _whole(a: Arithmetic, node: NodeProto) -> Array:
     return made
 
 
+def _filled(a: Arithmetic, node: NodeProto) -> Array:
+    shape = a.array(node.input[0]).tolist()
+    fill = attribute(node, "value")
+    if fill is None or not all(isinstance(i, int) and 0 <= i <= _MOST_ELEMENTS for i in shape):
+        raise UnknownError
+    return np.broadcast_to(a._stored(fill.t).ravel(), shape).copy()  # noqa: SLF001
+
+
+def _equal(x: Any, y: Any) -> Any:
+    """Compare; a size by name is never negative, and may be any other number."""
+    if isinstance(x, int) and isinstance(y, int):
+        return x == y
+    if x == y:
+        return True
+    return False if any(isinstance(i, int) and i < 0 for i in (x, y)) else None
+
+
+def _where(a: Arithmetic, node: NodeProto) -> Array:
+    arrays = np.broadcast_arrays(*(a.array(n) for n in node.input))
+    made = np.empty(arrays[0].shape, object)
+    made.ravel()[:] = [
+        None if c is None else x if c else y
+        for c, x, y in zip(*(i.ravel().tolist() for i in arrays), strict=True)
+    ]
+    return made
+
+
 _TABLE: dict[str, Callable[[Arithmetic, NodeProto], Array]] = {
     "Constant": _constant,
     "Shape": _shape,
@@ -268,6 +320,9 @@ _TABLE: dict[str, Callable[[Arithmetic, NodeProto], Array]] = {
     "Unsqueeze": _unsqueeze,
     "Reshape": _reshape,
     "ReduceProd": _whole,
+    "ConstantOfShape": _filled,
+    "Where": _where,
+    "Equal": _binary(_equal),
     "Add": _binary(_sum),
     "Sub": _binary(_difference),
     "Mul": _binary(_product),

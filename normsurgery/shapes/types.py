@@ -74,8 +74,17 @@ def sizes(scope: Scope, name: str) -> tuple[Size, ...] | None:
 
 
 def target(scope: Scope, node: NodeProto) -> tuple[Size | None, ...] | None:
-    """Return the sizes that a Reshape is told to make, as far as its operands tell them."""
-    return Arithmetic(scope, sizes).reshaped(node)
+    """Return the sizes that the operands of a Reshape or Expand tell it to make."""
+    arithmetic = Arithmetic(scope, sizes)
+    return arithmetic.expanded(node) if node.op_type == "Expand" else arithmetic.reshaped(node)
+
+
+def integers(scope: Scope, name: str) -> list[int | Size | None] | None:
+    """Return the integers that the graph computes of shapes as ``name``; None if of something else.
+
+    A number, a size by name, or None for one that is not known.
+    """
+    return Arithmetic(scope, sizes).integers(name)
 
 
 def type_of(scope: Scope, name: str) -> TypeProto | None:
@@ -100,6 +109,18 @@ def declare(scope: Scope, name: str, elem_type: int, dims: Dims | None = None) -
             if size is not None:
                 added.dim_value = size
     _declared(scope)[name] = found
+
+
+def declare_like(scope: Scope, name: str, other: str) -> None:
+    """Record that a value that was added to ``scope`` has the type and sizes of ``other``."""
+    kind, own = elem_type(scope, other), sizes(scope, other)
+    if kind is None or own is None:
+        return
+    declare(scope, name, kind, tuple(size.fixed for size in own))
+    for d, size in zip(_declared(scope)[name].tensor_type.shape.dim, own, strict=True):
+        if size.fixed is None:
+            d.dim_param = str(size)
+            scope.graph.sizes[str(size)] = size
 
 
 def _shaped(scope: Scope, name: str) -> TypeProto | None:
@@ -161,15 +182,16 @@ def _inferred(graph: Graph) -> dict[tuple[int, str], TypeProto]:
             break
         proto = result  # with the names that it gave, so that they stay the same
         _tell(proto, more)
+        _forget_behind(proto, set(more))
     return graph.inferred
 
 
 def _reshaped(graph: Graph) -> Iterable[tuple[str, TypeProto]]:
-    """Yield the outputs of Reshapes that inference knows less of than their operands tell."""
+    """Yield the outputs of which the operands of Reshape or Expand tell more than inference."""
     assert graph.inferred is not None  # noqa: S101
     scope = graph.main
     for node in scope.nodes:
-        if node.op_type != "Reshape" or not scope.is_onnx(node):
+        if node.op_type not in {"Reshape", "Expand"} or not scope.is_onnx(node):
             continue
         name = node.output[0]
         known = graph.inferred.get((id(scope.proto), name))
@@ -214,6 +236,20 @@ def _tell(proto: ModelProto, more: Mapping[str, TypeProto]) -> None:
     for name, type_ in more.items():
         if name not in told:
             proto.graph.value_info.add(name=name).type.CopyFrom(type_)
+
+
+def _forget_behind(proto: ModelProto, names: set[str]) -> None:
+    """Drop what inference said of values that depend on ``names``: it may say more now."""
+    behind: set[str] = set()
+    reached = set(names)
+    for node in proto.graph.node:  # in order, as the ONNX spec has it
+        if any(name in reached for name in node.input):
+            reached.update(node.output)
+            behind.update(node.output)
+    infos = proto.graph.value_info
+    for i in range(len(infos) - 1, -1, -1):
+        if infos[i].name in behind - names:
+            del infos[i]
 
 
 def _tensor_types(infos: Iterable[ValueInfoProto]) -> dict[str, TypeProto]:
