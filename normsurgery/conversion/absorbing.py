@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normsurgery import edits
+from normsurgery import dtypes, edits
 from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import apply, obstacles, plan
 from normsurgery.folding.obstacles import Obstacle
+from normsurgery.folding.sinks.parts import slabs
 from normsurgery.folding.table import Source
-from normsurgery.nodes import label
+from normsurgery.nodes import int_attribute, label
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
     from normsurgery.constants import Limits
     from normsurgery.conversion.start import Start
+    from normsurgery.dtypes import Float64
     from normsurgery.folding.plan import Plan
     from normsurgery.graph import Scope
     from normsurgery.payloads import Computed
@@ -55,6 +57,39 @@ def absorb(scope: Scope, node: NodeProto, start: Start, limits: Limits) -> Absor
         return applied
     k = float(np.sqrt(kept.epsilon / start.epsilon)) if start.epsilon else 1.0
     return Absorbed(kept, tuple(label(one) for one in applied.into), k)
+
+
+def sums(scope: Scope, value: str, limits: Limits) -> Float64 | None:
+    """Return the weights of the layer that makes ``value``, summed over the kernel, (C, I).
+
+    None if it is no Conv, ConvTranspose, Gemm or MatMul with a constant weight. Input channels
+    that a grouped one does not read have weight 0.
+    """
+    node = scope.producer.get(value)
+    if node is None or node.op_type not in {*BIASED, "MatMul"} or not scope.is_onnx(node):
+        return None
+    W = constant_of(scope, node.input[1], limits)
+    if not isinstance(W, Constant) or W.elem_type not in dtypes.FLOATS or len(W.shape) < 2:
+        return None
+    flat = np.concatenate([rows.reshape(*rows.shape[:2], -1).sum(2) for _, rows in slabs(W.tensor)])
+    if node.op_type == "MatMul":
+        return np.asarray(flat.T) if len(W.shape) == 2 else None
+    if node.op_type == "Gemm":
+        return flat if int_attribute(node, "transB", 0) else np.asarray(flat.T)
+    group = int_attribute(node, "group", 1)
+    blocks = np.split(flat, group) if group >= 1 and len(flat) % group == 0 else []
+    if node.op_type == "ConvTranspose":
+        blocks = [block.T for block in blocks]
+    return _diagonal(blocks) if blocks else None
+
+
+def _diagonal(blocks: list[Float64]) -> Float64:
+    """Return the matrix whose diagonal is these blocks."""
+    rows, columns = blocks[0].shape
+    found = np.zeros((len(blocks) * rows, len(blocks) * columns))
+    for i, block in enumerate(blocks):
+        found[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = block
+    return found
 
 
 def drop_shift(start: Start) -> Start:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from normsurgery import edits, norms, shapes
 from normsurgery.conversion import absorbing
 from normsurgery.conversion.report import Converted
 from normsurgery.conversion.sites import as_one_node
-from normsurgery.conversion.start import Start, gauge_of, start
+from normsurgery.conversion.start import Start, gauge_of, start, unsigned
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.norms import Norm, Writer
 from normsurgery.payloads import Computed
@@ -81,28 +83,33 @@ def _hand_over(site: Site, layer: Layer, between: str, limits: Limits) -> Handed
     """Fold the map in front of the norm, keep it, or leave it out."""
     gauge = gauge_of(layer.gauge)
     affine = "none" if gauge == "none" else layer.affine
-    begun = start(site.bn, layer.groups, gauge, layer.epsilon)
+    sums = absorbing.sums(site.scope, site.value, limits) if gauge == "balance" else None
+    begun = start(site.bn, layer.groups, gauge, layer.epsilon, sums)
     single = layer.groups == site.channels
     unbiased = absorbing.drop_bias(site.scope, site.value) if single else ""
     note = layer.note
     if affine in {"auto", "fold"}:
         wanted = absorbing.drop_shift(begun) if single else begun
         found = absorbing.absorb(site.scope, site.node, wanted, limits)
+        if isinstance(found, Obstacle) and found.reason == "negative-scale" and gauge == "balance":
+            wanted = unsigned(wanted)  # a maximum lies between: it lets positive scales pass alone
+            found = absorbing.absorb(site.scope, site.node, wanted, limits)
         if not isinstance(found, Obstacle):
             return Handed(between, found.start, gauge, "fold", found.into, found.k, unbiased, note)
         note = "; ".join(part for part in (note, found.text) if part)
         affine = "keep" if affine == "auto" else "none"
     if affine == "keep":
-        _keep_as_frozen(site, gauge)
+        _keep_as_frozen(site, begun, gauge)
         return Handed(between, begun, gauge, "keep", unbiased=unbiased, note=note)
     begun = start(site.bn, layer.groups, "none", layer.epsilon)
     edits.skip(site.scope, site.node)
     return Handed(site.value, begun, "none", "none", unbiased=unbiased, note=note)
 
 
-def _keep_as_frozen(site: Site, gauge: Gauge) -> None:
+def _keep_as_frozen(site: Site, begun: Start, gauge: Gauge) -> None:
     """Make the BatchNormalization the map in front: its scale and bias are the gauge's."""
     u, v, _ = site.bn.gauged(gauge)
-    for slot, what, values in ((1, "scale", u), (2, "bias", v)):
+    turned = np.where(np.sign(begun.before.a) == -np.sign(u), -1.0, 1.0)  # by gauge *balance*
+    for slot, what, values in ((1, "scale", turned * u), (2, "bias", v)):
         constant = Computed(values, (), site.vector_type)
         edits.set_constant(site.scope, site.node, slot, f"{site.name}.{what}_before", constant)

@@ -14,13 +14,14 @@ variance ``s_g² = average of (u²·r + (v − m_g)²)``, and
 
 gives ``scale'·(z − m_g)/√(s_g² + ε) + B' = scale·(x − mean)/σ + B``. The gauges:
 
+- *balance*, ``u = ±|scale|, v = 0``: as loud as BN's output, with signs for which the means of a
+  group's channels cancel (``conversion.balance``), so that the group's hardly moves;
 - *whiten*, ``u = 1, v = 0``: all channels standardised, none is louder than another;
 - *fold*, ``u = scale, v = B``: z is BN's output, so scale' and B' are the same within a group;
 - *none*, ``u = σ, v = mean``: z is x itself, where nothing in front can absorb an affine map.
 
-The spread between the channels of a group and the variation of a sample's statistics are what is
-lost; a large ε (1, for an input of unit variance) damps the second. Group normalization: Wu and He
-2018, https://arxiv.org/abs/1803.08494.
+What is lost is the variation of a sample's statistics: a large ε, in proportion to s², damps it.
+Group normalization: Wu and He 2018, https://arxiv.org/abs/1803.08494.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from normsurgery.affine import ChannelAffine
+from normsurgery.conversion import balance
 
 if TYPE_CHECKING:
     from normsurgery.dtypes import Float64
 
-Gauge = Literal["whiten", "fold", "none"]
+Gauge = Literal["balance", "whiten", "fold", "none"]
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
-DEFAULT: Gauge = "whiten"
+DEFAULT: Gauge = "balance"
 EPSILON = 1.0  # of an input of unit variance; training norms have 1e-5
+_FLOOR = 1e-2  # of a channel's loudness, relative to all: one of scale 0 could not be trained again
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,12 @@ class BatchNorm:
         return ChannelAffine(a, self.B - a * self.mean)
 
     def gauged(self, gauge: Gauge) -> tuple[Float64, Float64, Float64]:
-        """Return u and v of a gauge, and ``scale/u``, also where both are 0."""
+        """Return u and v of a gauge, without signs, and ``scale/u``, also where both are 0."""
         one, zero = np.ones(self.channels), np.zeros(self.channels)
+        if gauge == "balance":
+            loud = np.abs(self.scale)
+            u = np.maximum(loud, _FLOOR * (float(np.sqrt(np.mean(loud**2))) or 1.0))
+            return u, zero, self.scale / u
         if gauge == "whiten":
             return one, zero, self.scale
         if gauge == "fold":
@@ -119,29 +126,45 @@ class Start:
         return replace(self, before=before, epsilon=epsilon)
 
 
-def start(bn: BatchNorm, groups: int, gauge: Gauge = DEFAULT, epsilon: float = EPSILON) -> Start:
+def start(
+    bn: BatchNorm,
+    groups: int,
+    gauge: Gauge = DEFAULT,
+    epsilon: float = EPSILON,
+    sums: Float64 | None = None,
+) -> Start:
     """Return the norm over ``groups`` groups that starts where ``bn`` stood.
 
     bn: C channels; groups divides C: group g is channels ``g·C/groups`` up to ``(g+1)·C/groups``.
-    epsilon: of an input of unit variance, rounded to float32 as ONNX stores it. In gauge *none* the
-    input has the variance that it has: epsilon is multiplied by the average of ``s_g²`` there.
+    epsilon: of an input of unit variance: it is multiplied by the average of ``s_g²``, and rounded
+    to float32, as ONNX stores it.
+    sums: for *balance*, the weights of the layer in front, summed over the kernel, (C, I) for I
+    input channels; None if that is no layer, and then all channels are taken to move together.
 
     Raises ``ValueError`` if groups does not divide C.
     """
     channels, sigma = bn.channels, bn.sigma
     if groups < 1 or channels % groups:
         raise ValueError(f"{channels} channels do not make {groups} groups")
-    ratio = bn.var / sigma**2
     u, v, over = bn.gauged(gauge)
+    if gauge == "balance" and groups < channels:
+        loud = u[:, None]
+        moved = loud if sums is None else loud / sigma[:, None] * balance.with_common_part(sums)
+        signs = balance.signs(moved, groups)
+        u, over = signs * u, signs * over
     m = _over_groups(v, groups)
-    s2 = _over_groups(u**2 * ratio + (v - m) ** 2, groups)
-    if gauge == "none":
-        before = ChannelAffine(np.ones(channels), np.zeros(channels))
-        epsilon *= float(s2.mean()) or 1.0
-    else:
-        before = ChannelAffine(u / sigma, v - u * bn.mean / sigma)
-    epsilon = _float32(epsilon)
+    s2 = _over_groups(u**2 * bn.var / sigma**2 + (v - m) ** 2, groups)
+    epsilon = _float32(epsilon * (float(s2.mean()) or 1.0))
+    a = np.ones(channels) if gauge == "none" else u / sigma
+    before = ChannelAffine(a, v - a * bn.mean)
     return Start(before, groups, over * np.sqrt(s2 + epsilon), bn.B - over * (v - m), epsilon)
+
+
+def unsigned(begun: Start) -> Start:
+    """Return a start of gauge *balance* with all signs positive: the same where v is 0."""
+    signs = np.sign(begun.before.a)
+    before = ChannelAffine(signs * begun.before.a, signs * begun.before.b)
+    return replace(begun, before=before, scale=signs * begun.scale)
 
 
 def gauge_of(name: str) -> Gauge:
