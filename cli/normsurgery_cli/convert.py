@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from normsurgery_cli import files
+from normsurgery_cli import files, samples
 
 if TYPE_CHECKING:
     from normsurgery import ConvertResult
 
 TARGETS = ("group", "instance", "layer", "affine")
+GAUGES = ("auto", "balance", "whiten", "fold", "none")
+
+
+class Groups(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return what was given. Fails as every parameter does."""
+        if value == "auto" or isinstance(value, int):
+            return cast("int | str", value)
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is no number, nor auto.", param, ctx)
+        return int(value)
+
+
+GROUPS = Groups()
 
 
 @click.command("convert")
 @click.argument("model")
 @click.option("-t", "--to", type=click.Choice(TARGETS), default="group", help="The new norm.")
 @click.option("-o", "--output", help="Output file; default MODEL.converted.onnx, - for stdout.")
-@click.option("--groups", type=int, help="Number of groups; one by default.")
+@click.option("--groups", type=GROUPS, help="Number of groups, or auto; one by default.")
 @click.option("--channels-per-group", type=int, help="Channels of a group, in place of --groups.")
 @click.option("--least", type=int, help="Channels that a group has at least; 8 by default.")
-@click.option("--gauge", default="whiten", help="Where the norm starts: whiten, fold or none.")
-@click.option("--epsilon", type=float, default=1.0, help="Of an input of unit variance.")
+@click.option(
+    "--gauge",
+    type=click.Choice(GAUGES),
+    default="auto",
+    help="Where the norm starts; auto is balance, or what agrees best on --data.",
+)
+@click.option("--epsilon", type=float, help="Of an input of unit variance.")
 @click.option(
     "--affine",
     type=click.Choice(("auto", "fold", "keep", "none")),
@@ -42,6 +67,10 @@ TARGETS = ("group", "instance", "layer", "affine")
 @click.option("--skip", multiple=True, help="Norms to leave: a pattern, first, last:2 …")
 @click.option("--plan", help="Decisions per norm, read from this file in place of the options.")
 @click.option("--write-plan", help="Write the decisions per norm to this file.")
+@click.option("-d", "--data", help="Samples to choose by and to tell the drift: .npz, images …")
+@samples.options
+@click.option("--html", help="Write the report, with a plot of the drift, to this file.")
+@click.option("--cost", is_flag=True, help="Measure time and memory before and after.")
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write no model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -57,33 +86,50 @@ def command(
     dry_run: bool,
     as_json: bool,
     external: bool | None,
+    data: str | None,
+    arrays: tuple[str, ...],
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    limit: int | None,
+    html: str | None,
+    cost: bool,
+    epsilon: float | None,
     **options: Any,
 ) -> None:
     """Put another norm in the place of every BatchNormalization of MODEL.
 
     The new norm starts where the model stood, so that it keeps its accuracy without training, and
-    can be trained on small batches. MODEL may be - for standard input.
+    can be trained on small batches. With --data, the drift of every layer and of the outputs is
+    measured. MODEL may be - for standard input.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if data is None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
     from normsurgery import io
     from normsurgery.conversion import layers
-    from normsurgery_cli import render
+    from normsurgery_cli import conversion_page, render
 
     target = files.output_name(model, output, "converted")
     if target == files.STREAM and (as_json or external):
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
+    if epsilon is not None:
+        options["epsilon"] = epsilon
     with files.source_file(model) as source:
-        result = normsurgery.convert(source, to, plan=plan, **options)
+        if data is not None:
+            options["data"] = samples.read(source, data, arrays, mean, std, size, limit)
+        result = normsurgery.convert(source, to, plan=plan, cost=cost, **options)
         if not dry_run:
             inline = False if target == files.STREAM else external
             with files.target_file(target) as path:
                 result.save(path, force=force, external=inline)
+    shown = None if dry_run else target
     if write_plan is not None:
         layers.write(write_plan, result.plan)
-    shown = None if dry_run else target
+    if html is not None:
+        files.write_page(html, conversion_page.page(model, shown, result), force=force)
     if as_json:
         click.echo(render.to_json(summary(model, shown, result)))
     else:

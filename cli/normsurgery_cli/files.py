@@ -53,3 +53,21 @@ def target_file(output: str) -> Iterator[Path]:
         with path.open("rb") as finished:
             shutil.copyfileobj(finished, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()
+
+
+def write_page(path: str, page: str, *, force: bool) -> None:
+    """Write an HTML report, whole or not at all.
+
+    Raises ``OutputExistsError`` without ``force``, ``ModelIOError`` where writing fails.
+    """
+    from normsurgery import atomic, io
+    from normsurgery.errors import ModelIOError
+
+    target = Path(path)
+    io.check_output(target, force=force)
+    try:
+        with atomic.temporary(target) as (name, file):
+            file.write(page.encode("utf-8", "replace"))
+            atomic.commit(file, name, target)
+    except OSError as error:
+        raise ModelIOError(f"cannot write {path}: {error.strerror or error}") from error

@@ -231,6 +231,25 @@ def convert_report(source: str, output: str | None, result: ConvertResult) -> No
         lines.append(report.opset)
     if report.inlined:
         lines.append(f"inlined functions: {', '.join(report.inlined)}")
+    lines += [
+        f"tried: {c.gauge}, {c.grouping}: error {c.error:.3g}"
+        + ("" if c.agreement is None else f", agreement {c.agreement:.1%}")
+        + (" (chosen)" if c.chosen else "")
+        for c in report.choices
+    ]
+    exact = all(one.to == "affine" for one in report.converted)
+    if report.drift is not None:
+        lines.append(report.drift.line())
+    elif not exact:
+        lines.append("drift: not measured (--data gives samples to do it on)")
+    if report.cost is not None:
+        before, after = report.cost
+        memory = (
+            ""
+            if after.megabytes is None
+            else f", {before.megabytes:.0f} → {after.megabytes:.0f} MB"
+        )
+        lines.append(f"cost: {before.milliseconds:.3g} → {after.milliseconds:.3g} ms a run{memory}")
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
     columns = ("node", "", "to", "groups", "start, or why it stays")
     _show(columns, rows, lines, to_stderr=output == "-")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from normsurgery.errors import UsageError
 
+PER_GROUP = 16  # channels of a group that ``auto`` tries
 LEAST = 8  # channels of a group, unless asked for less
 
 
@@ -29,6 +30,12 @@ class Grouping:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, not {value}")
+
+    def __str__(self) -> str:
+        """Return what was asked for, in words."""
+        if self.channels_per_group is not None:
+            return f"{self.channels_per_group} channels per group"
+        return "one group" if self.groups in {None, 1} else f"{self.groups} groups"
 
     def of(self, channels: int) -> tuple[int, str]:
         """Return the number of groups for C channels, and what had to give, if anything.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from normsurgery import norms
-from normsurgery.conversion.start import GAUGES
+from normsurgery.conversion.start import DEFAULT, EPSILON, GAUGES
 from normsurgery.errors import ModelIOError, UsageError
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Layer:
     channels: int
     to: str
     groups: int = 1
-    gauge: str = "whiten"
-    epsilon: float = 1.0
+    gauge: str = DEFAULT
+    epsilon: float = EPSILON
     affine: str = "auto"
     encoding: str = "auto"
     note: str = ""

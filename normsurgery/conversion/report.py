@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normsurgery.conversion.choosing import Choice
+    from normsurgery.conversion.cost import Cost
+    from normsurgery.conversion.drift import Drift
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,17 @@ class ConvertReport:
     """The outcome of ``convert``.
 
     opset: how the operator set was raised, if it was. inlined: functions put where they were
-    called. choice: how data chose among starting points. drift: how far outputs moved, if measured.
+    called. choices: the starting points that data chose from. drift: how far values moved on data.
+    cost: of the model before and after, where it was measured.
     """
 
     converted: list[Converted] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     opset: str = ""
     inlined: list[str] = field(default_factory=list)
-    choice: list[dict[str, Any]] = field(default_factory=list)
-    drift: Any = None
+    choices: list[Choice] = field(default_factory=list)
+    drift: Drift | None = None
+    cost: tuple[Cost, Cost] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Gauge = Literal["balance", "whiten", "fold", "none"]
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
 DEFAULT: Gauge = "balance"
-EPSILON = 1.0  # of an input of unit variance; training norms have 1e-5
+EPSILON = 3.0  # of an input of unit variance; training norms have 1e-5
 _FLOOR = 1e-2  # of a channel's loudness, relative to all: one of scale 0 could not be trained again
 
 
