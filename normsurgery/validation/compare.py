@@ -82,6 +82,7 @@ def against_oracle(
     *,
     bound: float,
     second_opinion: Callable[[], float],
+    unit: float = 0.0,
 ) -> Comparison:
     """Judge by the float64 `truth`.
 
@@ -94,6 +95,8 @@ def against_oracle(
             round) of the reference with its coefficients moved by an ulp. Asked for only when the
             candidate is over the bound, since a reference may be exact by luck (weights that are
             powers of two, no near tie before an ArgMax), and a correctly rounded fold of it is not.
+        unit: the unit roundoff of the coarsest float type inside the model, where that is coarser
+            than the output's own.
 
     Raises:
         NoOracleError: `truth` is no truth: its shape is another one, it is not finite where the
@@ -117,9 +120,9 @@ def against_oracle(
     true, ref, cand = (a[finite].astype(np.float64) for a in (truth, reference, candidate))
     if not np.isfinite(true).all():
         raise NoOracleError("it is not finite where the reference is")
-    unit = onnx_limits(reference.dtype)[2]
-    floor, theirs_error, error = unit * rms(true), rms(ref - true), rms(cand - true)
-    if theirs_error > np.sqrt(unit) * rms(true):
+    own = onnx_limits(reference.dtype)[2]
+    floor, theirs_error, error = own * rms(true), rms(ref - true), rms(cand - true)
+    if theirs_error > np.sqrt(max(own, unit)) * rms(true):
         share = theirs_error / max(rms(true), np.finfo(np.float64).tiny)
         raise NoOracleError(f"it is {share:.1e} away from the reference, too much for rounding")
     scale, note = max(theirs_error, floor), ""

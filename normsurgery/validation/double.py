@@ -22,6 +22,27 @@ NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
 
 
+_UNITS = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+
+
+def coarsest(model: onnx.ModelProto) -> float:
+    """The largest unit roundoff of the 16-bit float types that a model computes in; 0 if in none.
+
+    It is looked for in initializers, inputs, and what nodes cast to; weights need not be loaded.
+    """
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {value.type.tensor_type.elem_type for value in model.graph.input}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    kinds |= {
+        attribute.i
+        for nodes in bodies
+        for node in nodes
+        for attribute in node.attribute
+        if node.op_type == "Cast" and attribute.name == "to"
+    }
+    return max((unit for kind, unit in _UNITS.items() if kind in kinds), default=0.0)
+
+
 def widen(array: np.ndarray) -> np.ndarray:
     """float16, bfloat16 and float32 arrays as float64, exactly; others as they are."""
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":

@@ -21,6 +21,7 @@ from onnx import inliner
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, Budget, NoOracleError
 from normsurgery.validation.double import NARROW, to_double, widen
 from normsurgery.validation.evaluator import DoubleEvaluator, evaluator
+from normsurgery.validation.order import sort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,7 @@ def load(
         onnx.load_external_data_for_model(model, str(path.parent))
         if model.functions:
             model = inliner.inline_local_functions(model)
+        sort(model.graph)
         to_double(model)
         return Oracle(evaluator(model, budget), budget)
     except NoOracleError:

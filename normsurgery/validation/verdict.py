@@ -21,6 +21,7 @@ from normsurgery.providers import CPU, missing
 from normsurgery.validation import judges, noise
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, NoOracleError
 from normsurgery.validation.compare import Comparison, Status
+from normsurgery.validation.double import coarsest
 from normsurgery.validation.judges import Pair, Yardsticks
 from normsurgery.validation.placement import Placement, place
 from normsurgery.validation.result import OutputParity, Parity, sum_up
@@ -115,7 +116,8 @@ def parities(
     Args:
         reference: the model that is right by definition, external data beside it.
         candidate: the model to be judged.
-        setups: how to run the two. The float64 oracle runs once for all of them, on the CPU.
+        setups: how to run the two, on one provider. The float64 oracle runs once for all of
+            them, on the CPU.
         plan: inputs, bound and costs.
         truth: float64 outputs of the reference, where they were computed before.
         progress: called before each step.
@@ -151,24 +153,19 @@ def parities(
     if not plan.float64:
         true = _not_asked_for
     found = []
-    for index, setup in enumerate(setups):
-        with ExitStack() as stack:
-            bench = _Bench(
-                reference,
-                candidate,
-                setup,
-                chosen,
-                Yardsticks(true, _changed(reference, setup, plan, stack), plan.bound),
-                plan,
-                _counted(tell, index * len(chosen), len(setups) * len(chosen)),
-            )
-            found.append(_judge(bench, ours if index == 0 else None))
-        ours = None  # only the first setup's session is here already, and one is enough
+    with ExitStack() as stack:
+        changed = _changed(reference, setups[0].provider, plan, stack)
+        by = Yardsticks(true, changed, plan.bound, coarsest(skeleton))
+        for index, setup in enumerate(setups):
+            told = _counted(tell, index * len(chosen), len(setups) * len(chosen))
+            bench = _Bench(reference, candidate, setup, chosen, by, plan, told)
+            found.append(_judge(bench, ours))
+            ours = None  # the first setup's session alone is here already
     return tuple(found)
 
 
 def _changed(
-    reference: Path, setup: Setup, plan: Plan, stack: ExitStack
+    reference: Path, provider: str, plan: Plan, stack: ExitStack
 ) -> Callable[[int], noise.Doubles]:
     """Makes changed copies of the reference when they are asked for; `stack` removes them."""
 
@@ -179,7 +176,7 @@ def _changed(
             copies=copies,
             seed=plan.seed,
             threads=plan.threads,
-            providers=(setup.provider,),
+            providers=(provider,),
         )
         return stack.enter_context(made)
 
@@ -272,7 +269,11 @@ def _judge_sets(bench: _Bench, ours: Any, theirs: Any) -> tuple[tuple[OutputPari
                 note = "missing" if name in reference else "the reference has no such output"
                 found.setdefault(name, []).append(Comparison(Status.FAILED, note=note))
         bench.tell(f"judging set {number + 1}", "reference", number)
-        judged, why = judges.judge(bench.by, Pair(one.label, feeds, shared, reference, candidate))
+        lost = frozenset(
+            name for name in shared if any(c.status is Status.FAILED for c in found.get(name, ()))
+        )
+        pair = Pair(one.label, feeds, shared, reference, candidate, lost)
+        judged, why = judges.judge(bench.by, pair)
         reason = reason or why
         for name in shared:
             found.setdefault(name, []).append(judged[name])
