@@ -129,7 +129,8 @@ def session(
         # Its own answer to a provider that fails is to start again on the CPU.
         made = ort.InferenceSession(os.fspath(path), config, providers=chosen, enable_fallback=0)
     except _failures(ort) as failure:
-        raise InvalidModelError(f"{path}: onnxruntime refuses it: {_first_line(failure)}") from None
+        why = _first_line(failure).replace(f"Load model from {path} failed:", "")
+        raise InvalidModelError(f"{path}: onnxruntime refuses it: {why}") from None
     lost = [name for name in providers if name not in made.get_providers()]
     if lost:
         raise missing(lost[0], "it is installed but did not start; normsurgery doctor says more")

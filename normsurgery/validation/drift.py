@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from normsurgery import runtime
 from normsurgery.errors import UsageError
 from normsurgery.isolation import Step
 from normsurgery.validation.compare import is_float
@@ -25,9 +24,10 @@ from normsurgery.validation.sets import flatten, input_sets
 from normsurgery.validation.setups import Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from normsurgery.validation.sets import InputSet
+    from normsurgery.validation.setups import Running
     from normsurgery.validation.verdict import Plan
 
 
@@ -149,9 +149,9 @@ def drift(
     for number, one in enumerate(chosen):
         feeds = one.make()
         tell(Step(f"running the reference on set {number + 1}", "reference", number, len(chosen)))
-        before = flatten(runtime.run(ours, feeds))
+        before = flatten(ours.run(feeds))
         tell(Step(f"running the candidate on set {number + 1}", "candidate", number, len(chosen)))
-        after = flatten(runtime.run(theirs, feeds))
+        after = flatten(theirs.run(feeds))
         for name, array in before.items():
             _add(sums.setdefault(name, _Sums()), array, after.get(name))
         scores = next((name for name, array in before.items() if _are_scores(array)), None)
@@ -169,14 +169,11 @@ def drift(
     )
 
 
-def _chosen(skeleton: onnx.ModelProto, session: Any, plan: Plan) -> Sequence[InputSet]:
-    def attempt(feeds: Mapping[str, np.ndarray]) -> object:
-        return runtime.run(session, feeds)
-
+def _chosen(skeleton: onnx.ModelProto, running: Running, plan: Plan) -> Sequence[InputSet]:
     return tuple(
         input_sets(
             skeleton,
-            attempt,
+            running.run,
             plan.sets,
             plan.seed,
             batch=plan.batch,

@@ -10,24 +10,25 @@ a bound, which is why the oracle is asked first.
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from normsurgery import runtime
 from normsurgery.errors import NormSurgeryError
 from normsurgery.providers import CPU
 from normsurgery.validation.double import NARROW
+from normsurgery.validation.setups import FLOAT64, Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
+
+    from normsurgery.validation.setups import Running
 
 _COEFFICIENTS_OF = frozenset(
     {
@@ -57,14 +58,16 @@ class Doubles:
     """The changed models, ready to run.
 
     Attributes:
-        optimized: the session with every optimization, or None if onnxruntime refuses it.
-        perturbed: sessions with moved coefficients, each another draw.
+        optimized: the model with every optimization, or None if onnxruntime refuses it.
+        perturbed: models with moved coefficients, each another draw.
         seed: of the nudges to the inputs.
+        exact: they run in float64, where a nudge to a narrower input would be no rounding.
     """
 
-    optimized: Any
-    perturbed: tuple[Any, ...]
+    optimized: Running | None
+    perturbed: tuple[Running, ...]
     seed: int
+    exact: bool = False
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def doubles(
     copies: int = 1,
     seed: int = 0,
     threads: int | None = None,
-    providers: Sequence[str] = (CPU,),
+    provider: str = CPU,
 ) -> Iterator[Doubles]:
     """The changed copies of the model at `path`, for as long as the context lasts.
 
@@ -83,17 +86,16 @@ def doubles(
         copies: how many draws of moved coefficients; fewer if they take too much memory.
         seed: of all that is random.
         threads: for onnxruntime.
-        providers: for onnxruntime.
+        provider: of onnxruntime, or `setups.FLOAT64`.
 
     Raises:
         NormSurgeryError: the model cannot be run.
 
     """
-    start = functools.partial(runtime.session, threads=threads, providers=providers)
-    try:
-        optimized = start(path, optimize=True)
-    except NormSurgeryError:
-        optimized = None
+    optimized = None
+    if provider != FLOAT64:
+        with suppress(NormSurgeryError):
+            optimized = Setup(provider, optimize=True).start(path, threads)
     size = _bytes(onnx.load(str(path)))
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -101,39 +103,17 @@ def doubles(
         for copy in range(max(1, min(copies, _MEMORY // max(size, 1)))):
             target = Path(folder, f"model{copy}.onnx")
             model = onnx.load(str(path))
-            perturb(model, rng)
+            perturb(model, rng, half_ulp if provider == FLOAT64 else one_ulp)
             onnx.save(
                 model, str(target), save_as_external_data=size > _INLINE, location=f"data{copy}"
             )
             del model
-            made.append(start(target))
-        yield Doubles(optimized, tuple(made), seed)
+            made.append(Setup(provider).start(target, threads))
+        yield Doubles(optimized, tuple(made), seed, provider == FLOAT64)
 
 
 def _bytes(model: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-
-
-def perturb(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-    """Move the float coefficients of linear and normalizing nodes by −1, 0 or 1 ulp, in place.
-
-    Other constants stay: moving the scales of a Resize could change a shape.
-    """
-    read = {
-        name for node in model.graph.node if node.op_type in _COEFFICIENTS_OF for name in node.input
-    }
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    tensors += [
-        attribute.t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.output[0] in read
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
-    for tensor in tensors:
-        if tensor.data_type in NARROW:
-            moved = one_ulp(numpy_helper.to_array(tensor), rng)
-            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
 
 
 def one_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -155,12 +135,54 @@ def one_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return moved.view(array.dtype)
 
 
+def half_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`array` in float64, moved by up to half a unit in the last place of its own type.
+
+    That is what rounding anew does to a coefficient, where nothing else is rounded. A float64
+    array has no finer type to be moved in: it is moved by `one_ulp`.
+    """
+    if array.dtype == np.float64:
+        return one_ulp(array, rng)
+    smallest, _, unit = onnx_limits(array.dtype)
+    wide = array.astype(np.float64)
+    _, exponent = np.frexp(np.maximum(np.abs(wide), smallest))
+    # The numbers from 2^(e−1) to 2^e are 2u · 2^(e−1) apart.
+    moved: np.ndarray = wide + rng.uniform(-0.5, 0.5, array.shape) * np.ldexp(unit, exponent)
+    return np.where(wide == 0, wide, moved)
+
+
 def onnx_limits(dtype: np.dtype) -> tuple[float, float, float]:
     """Smallest normal number, largest number and unit roundoff u of a float type."""
     if dtype.name == "bfloat16":
         return 2.0**-126, float(np.finfo(np.float32).max) * (1 - 2.0**-9), 2.0**-8
     info = np.finfo(dtype)
     return float(info.smallest_normal), float(info.max), float(info.eps) / 2
+
+
+def perturb(
+    model: onnx.ModelProto,
+    rng: np.random.Generator,
+    move: Callable[[np.ndarray, np.random.Generator], np.ndarray] = one_ulp,
+) -> None:
+    """Move the float coefficients of linear and normalizing nodes as `move` does, in place.
+
+    Other constants stay: moving the scales of a Resize could change a shape.
+    """
+    read = {
+        name for node in model.graph.node if node.op_type in _COEFFICIENTS_OF for name in node.input
+    }
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    tensors += [
+        attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.output[0] in read
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    for tensor in tensors:
+        if tensor.data_type in {*NARROW, TensorProto.DOUBLE}:
+            moved = move(numpy_helper.to_array(tensor), rng)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
 
 
 def runs(
@@ -174,14 +196,19 @@ def runs(
     """
     rng = np.random.default_rng(changed.seed)
     for repeat in range(repeats):
-        nudged = {name: one_ulp(np.asarray(array), rng) for name, array in feeds.items()}
-        for session, inputs in (
+        nudged = {name: _nudged(changed, np.asarray(array), rng) for name, array in feeds.items()}
+        for running, inputs in (
             (changed.optimized, nudged if repeat else feeds),
             (changed.perturbed[repeat % len(changed.perturbed)], nudged),
         ):
-            if session is None:
+            if running is None:
                 continue
             try:
-                yield runtime.run(session, inputs)
+                yield running.run(inputs)
             except NormSurgeryError:
                 continue
+
+
+def _nudged(changed: Doubles, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    narrow = array.dtype != np.float64
+    return array if changed.exact and narrow else one_ulp(array, rng)

@@ -53,12 +53,12 @@ def load(
         NoOracleError: the model is too big, or holds something that cannot be set up.
 
     """
-    model = onnx.load(str(path), load_external_data=False)
-    floats = sum(_elements(tensor) for tensor in model.graph.initializer)
-    if floats > _MAX_WEIGHTS:
-        raise NoOracleError(f"{floats:.2g} weights are too many to widen to float64")
     budget = Budget(multiply_adds, seconds)
     try:
+        model = onnx.load(str(path), load_external_data=False)
+        floats = sum(_elements(tensor) for tensor in model.graph.initializer)
+        if floats > _MAX_WEIGHTS:
+            raise NoOracleError(f"{floats:.2g} weights are too many to widen to float64")
         onnx.load_external_data_for_model(model, str(path.parent))
         if model.functions:
             model = inliner.inline_local_functions(model)

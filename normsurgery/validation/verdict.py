@@ -10,12 +10,17 @@ import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
 from normsurgery import runtime
-from normsurgery.errors import MissingPackageError, NormSurgeryError, UsageError
+from normsurgery.errors import (
+    InvalidModelError,
+    MissingPackageError,
+    NormSurgeryError,
+    UsageError,
+)
 from normsurgery.isolation import Step
 from normsurgery.providers import CPU, missing
 from normsurgery.validation import judges, noise
@@ -26,13 +31,15 @@ from normsurgery.validation.judges import Pair, Yardsticks
 from normsurgery.validation.placement import Placement, place
 from normsurgery.validation.result import OutputParity, Parity, sum_up
 from normsurgery.validation.sets import InputSet, flatten, input_sets
-from normsurgery.validation.setups import Setup
+from normsurgery.validation.setups import FLOAT64, Setup
 from normsurgery.validation.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
+
+    from normsurgery.validation.setups import Running
 
     Feeds = Mapping[str, np.ndarray]
     Progress = Callable[[Step], None]
@@ -132,14 +139,22 @@ def parities(
     reference, candidate = Path(reference), Path(candidate)
     tell = progress or (lambda _: None)
     tell(Step("loading the reference", "reference"))
-    ours = setups[0].start(reference, plan.threads)
+    true: judges.TrueOutputs = truth or Truth(reference, plan.multiply_adds, tell)
+    if not plan.float64:
+        true = _without("not asked for")
+    try:
+        ours: Running | None = setups[0].start(reference, plan.threads)
+    except InvalidModelError as refused:
+        ours = _started_in_float64(reference, setups[0], plan, refused)
+        why = str(refused).removeprefix(f"{reference}: ")
+        setups, true = (Setup(FLOAT64),), _without(why)
+    assert ours is not None  # noqa: S101  # for the type checker
     skeleton = onnx.load(str(reference), load_external_data=False)
-    attempt = functools.partial(runtime.run, ours)
     tell(Step("looking for input shapes", "reference"))
     chosen = tuple(
         input_sets(
             skeleton,
-            attempt,
+            ours.run,
             plan.sets,
             plan.seed,
             batch=plan.batch,
@@ -149,9 +164,6 @@ def parities(
     )
     if not chosen:
         raise UsageError("no input sets: parity cannot be judged")
-    true: judges.TrueOutputs = truth or Truth(reference, plan.multiply_adds, tell)
-    if not plan.float64:
-        true = _not_asked_for
     found = []
     with ExitStack() as stack:
         changed = _changed(reference, setups[0].provider, plan, stack)
@@ -176,7 +188,7 @@ def _changed(
             copies=copies,
             seed=plan.seed,
             threads=plan.threads,
-            providers=(provider,),
+            provider=provider,
         )
         return stack.enter_context(made)
 
@@ -196,8 +208,8 @@ class _Bench:
     tell: Callable[[str, str, int], None]
 
 
-def _judge(bench: _Bench, ours: Any) -> Parity:
-    """The comparison in one setup; `ours` is the reference's session if there is one already."""
+def _judge(bench: _Bench, ours: Running | None) -> Parity:
+    """The comparison in one setup; `ours` is the reference if it was started already."""
     empty = Parity(
         outputs=(),
         sets=tuple(one.label for one in bench.chosen),
@@ -213,14 +225,13 @@ def _judge(bench: _Bench, ours: Any) -> Parity:
         raise
     except NormSurgeryError as failure:
         return replace(empty, reason=f"the reference does not load: {failure}")
-    names = [value.name for value in ours.get_outputs()]
     bench.tell("loading the candidate", "candidate", 0)
     try:
         theirs = bench.setup.start(bench.candidate, bench.plan.threads)
     except MissingPackageError:
         raise
     except NormSurgeryError as failure:
-        return replace(empty, outputs=does_not(names, f"load: {failure}"))
+        return replace(empty, outputs=does_not(ours.names, f"load: {failure}"))
     placement = _placed(bench, theirs)
     outputs, yardsticks, reason = _judge_sets(bench, ours, theirs)
     return replace(empty, outputs=outputs, oracle=yardsticks, reason=reason, placement=placement)
@@ -232,11 +243,11 @@ def does_not(names: Sequence[str], what: str) -> tuple[OutputParity, ...]:
     return tuple(sum_up(name, broken) for name in names)
 
 
-def _placed(bench: _Bench, session: Any) -> Placement | None:
+def _placed(bench: _Bench, theirs: Running) -> Placement | None:
     """Where the candidate's nodes run; None on the CPU, where everything does."""
-    if bench.setup.provider == CPU:
+    if bench.setup.provider in {CPU, FLOAT64}:
         return None
-    record = runtime.assigned(session)
+    record = runtime.assigned(theirs.session)
     if record is None:
         why = f"onnxruntime {runtime.version()} does not record where nodes run, 1.32 does"
         raise missing(bench.setup.provider, why)
@@ -244,7 +255,9 @@ def _placed(bench: _Bench, session: Any) -> Placement | None:
     return place(record, bench.setup.provider, graph, bench.plan.allow_fallback)
 
 
-def _judge_sets(bench: _Bench, ours: Any, theirs: Any) -> tuple[tuple[OutputParity, ...], str, str]:
+def _judge_sets(
+    bench: _Bench, ours: Running, theirs: Running
+) -> tuple[tuple[OutputParity, ...], str, str]:
     """Run and judge one input set after the other, so that one set's tensors are held.
 
     Returns the outputs, the yardsticks that were used, and why it is not float64 alone.
@@ -254,10 +267,10 @@ def _judge_sets(bench: _Bench, ours: Any, theirs: Any) -> tuple[tuple[OutputPari
     for number, one in enumerate(bench.chosen):
         feeds = one.make()
         bench.tell(f"running the reference on set {number + 1}", "reference", number)
-        reference = flatten(runtime.run(ours, feeds))
+        reference = flatten(ours.run(feeds))
         bench.tell(f"running the candidate on set {number + 1}", "candidate", number)
         try:
-            candidate = flatten(runtime.run(theirs, feeds))
+            candidate = flatten(theirs.run(feeds))
         except NormSurgeryError as failure:
             note = f"the candidate does not run: {failure}"
             for name in reference:
@@ -280,11 +293,37 @@ def _judge_sets(bench: _Bench, ours: Any, theirs: Any) -> tuple[tuple[OutputPari
     used = {c.yardstick for cs in found.values() for c in cs} - {"reference"}
     yardsticks = " and ".join(sorted(used)) or ("float64" if not reason else "noise floor")
     outputs = tuple(sum_up(name, comparisons) for name, comparisons in found.items())
-    return outputs, yardsticks, f"no float64 oracle: {reason}" if reason else ""
+    if reason and bench.setup.provider != FLOAT64:
+        reason = f"no float64 oracle: {reason}"
+    return outputs, yardsticks, reason
 
 
-def _not_asked_for(_label: str, _feeds: Feeds) -> Mapping[str, np.ndarray]:
-    raise NoOracleError("not asked for")
+def _without(why: str) -> judges.TrueOutputs:
+    """No float64 truth."""
+
+    def truth(_label: str, _feeds: Feeds) -> Mapping[str, np.ndarray]:
+        raise NoOracleError(why)
+
+    return truth
+
+
+def _started_in_float64(
+    reference: Path, setup: Setup, plan: Plan, refused: InvalidModelError
+) -> Running:
+    """The reference in float64, where onnxruntime's CPU provider refuses it.
+
+    It has no kernels for bfloat16 or float64 convolutions, among others. Then both models are
+    evaluated in float64, which leaves the rounding of their coefficients alone to be compared:
+    with what moving the reference's by one unit does.
+
+    Raises `refused`, if nothing else runs it.
+    """
+    if setup.provider != CPU or not plan.float64:
+        raise refused
+    try:
+        return Setup(FLOAT64).start(reference)
+    except NormSurgeryError:
+        raise refused from None
 
 
 def _counted(tell: Progress, before: int, total: int) -> Callable[[str, str, int], None]:

@@ -126,15 +126,29 @@ def test_without_onnxruntime(cli: Run, model: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_source_that_onnxruntime_cannot_run(cli: Run, tmp_path: Path) -> None:
-    """No Conv in double precision there: the model folds, and what is not proved is said."""
+    """No Conv in double precision there: both models are evaluated without it, which is said."""
     path = tmp_path / "double.onnx"
     text = TEXT.replace("float[", "double[")
     onnx.save(parse(text, W=weights(4, 3, 3, 3), **bn(4)), path)
     outcome = cli("fold", path)
     assert outcome.status == 0
-    assert b"parity: not run: " in outcome.out
+    assert b"parity: ok, float64 evaluation, 3 input sets" in outcome.out
+    assert b"(onnxruntime refuses it: " in outcome.out
     assert b"NOT_IMPLEMENTED" in outcome.out
     assert operators(tmp_path / "double.folded.onnx") == ["Conv"]
+
+
+def test_a_source_that_nothing_can_run(cli: Run, tmp_path: Path) -> None:
+    """The model folds, and that parity is not proved is said."""
+    path = tmp_path / "custom.onnx"
+    text = TEXT.replace("y = Batch", "h = Nonsense(c)\n  y = Batch").replace(
+        "zation(c,", "zation(h,"
+    )
+    onnx.save(parse(text, W=weights(4, 3, 3, 3, dtype=np.float32), **bn(4, dtype=np.float32)), path)
+    outcome = cli("fold", path)
+    assert outcome.status == 0
+    assert b"parity: not run: " in outcome.out
+    assert b"Nonsense" in outcome.out
 
 
 def test_parity_can_be_skipped(cli: Run, model: Path) -> None:

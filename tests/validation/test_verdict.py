@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from validation.nets import BUGS, conv_bn_net, edit, fold, graph
 
 from normsurgery.errors import InvalidModelError, UsageError
+from normsurgery.validation import noise
 from normsurgery.validation.budget import NoOracleError
 from normsurgery.validation.compare import Status, against_noise, against_oracle
+from normsurgery.validation.double import coarsest
+from normsurgery.validation.noise import half_ulp
 from normsurgery.validation.verdict import parity
 
 
@@ -234,3 +238,72 @@ def test_sequences_are_compared_element_by_element(tmp_path):
     found = judge(tmp_path, net, net)
     assert [o.name for o in found.outputs] == ["y[0]", "y[1]"]
     assert found.ok
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float64], ids=["bfloat16", "float64"])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_onnxruntime_has_no_kernels_for_is_evaluated_in_float64(tmp_path, dtype, seed):
+    net = conv_bn_net(dtype, seed=seed)
+    found = judge(tmp_path, net, fold(net))
+    assert found.ok, found.line()
+    assert found.runtime == "float64 evaluation"
+    assert found.reason.startswith("onnxruntime refuses it: ")
+    assert 0 < found.ratio < 1
+    for bug in ("channel zeroed", "bias dropped", "mean and variance swapped"):
+        wrong = judge(tmp_path, net, fold(BUGS[bug](net)))
+        assert wrong.ratio > 4, wrong.line()
+        assert wrong.status is Status.FAILED
+    broken = graph("g (float[4] x) => (float[4] y) {y = Nonsense(x)}")
+    assert judge(tmp_path, net, broken).status is Status.FAILED
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16], ids=str)
+def test_half_a_unit_in_the_last_place(dtype):
+    rng = np.random.default_rng(0)
+    array = np.array([1, 1.5, -3, 1000, 0.001, 0] * 500).astype(dtype)
+    distance = np.abs(half_ulp(array, rng) - array.astype(np.float64))
+    up = np.nextafter(np.abs(array), np.array(np.inf, dtype)).astype(np.float64)
+    ulp = up - np.abs(array).astype(np.float64)
+    assert np.all(distance <= ulp / 2)
+    assert np.all(distance.reshape(500, 6).max(0)[:5] > 0.45 * ulp[:5])
+    assert np.all(distance[array == 0] == 0)
+
+
+def test_float64_has_no_finer_type_to_be_moved_in():
+    array = np.linspace(1, 1.9, 1000)
+    moved = half_ulp(array, np.random.default_rng(0))
+    assert set(np.unique(np.round((moved - array) / 2.0**-52))) == {-1, 0, 1}
+
+
+def test_mixed_precision_is_as_coarse_as_its_coarsest(tmp_path):
+    """float16 inside, float32 outside: the oracle is as far away as float16 rounds."""
+    net = conv_bn_net(np.float16)
+    for value in (net.graph.input[0], net.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in net.graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = {"x": "x16", "scores": "scores16"}.get(name, name)
+    # At the end, both, as onnxruntime's converter leaves them: not an order to run in.
+    net.graph.node.append(helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16))
+    net.graph.node.append(helper.make_node("Cast", ["scores16"], ["scores"], to=TensorProto.FLOAT))
+    assert coarsest(net) == 2.0**-11
+    assert coarsest(conv_bn_net()) == 0
+    found = judge(tmp_path, net, net, sets=6)
+    assert found.ok
+    assert found.oracle == "float64", found.reason
+
+
+def test_a_failed_output_gets_no_more_second_opinions(tmp_path, monkeypatch):
+    asked = []
+    runs = noise.runs
+
+    def counted(*args, **kwargs):
+        asked.append(args)
+        return runs(*args, **kwargs)
+
+    monkeypatch.setattr(noise, "runs", counted)
+    net = conv_bn_net()
+    found = judge(tmp_path, net, fold(BUGS["bias dropped"](net)), sets=6)
+    assert [c.status for c in found.outputs[0].comparisons] == [Status.FAILED] * 6
+    assert len(asked) == 1
