@@ -65,7 +65,7 @@ def check(
             path = Path(folder, "model.onnx")
             io.save(content, path)
         session = runtime.session(path)
-        wide = copy.deepcopy(module).double()
+        wide = widened(module)
 
         def attempt(feeds: Mapping[str, np.ndarray]) -> object:
             return runtime.run(session, feeds)
@@ -82,6 +82,12 @@ def check(
                     f"the import differs from onnxruntime at {node}, on {one.label}; report it, "
                     "or pass check=False to use the module all the same"
                 )
+
+
+def widened(module: GraphModule) -> GraphModule:
+    """Return a copy of the module in float64."""
+    copied: GraphModule = copy.deepcopy(module).double()
+    return copied
 
 
 def outputs(module: GraphModule, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

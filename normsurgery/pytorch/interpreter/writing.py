@@ -74,7 +74,8 @@ def update_weights(
         name: (scope, tensor) for scope in graph.scopes for name, tensor in held(scope).items()
     }
     report = UpdateReport()
-    for name, origin, value in module.written():
+    # copies last: whether one equals its source is asked of the source's new numbers
+    for name, origin, value in sorted(module.written(), key=lambda one: one[0] != one[1]):
         if origin not in homes:
             raise UsageError(f"the model has no tensor {origin!r}; it is not the module's model")
         scope, tensor = homes[origin]

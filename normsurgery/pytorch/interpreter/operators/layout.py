@@ -128,16 +128,17 @@ def slice_(call: Call) -> Kernel:
     ) -> torch.Tensor:
         axes = list(range(len(starts))) if axes is None else axes
         for i, axis in enumerate(axes):
-            step = 1 if steps is None else steps[i]
-            first, last, _ = slice(starts[i], ends[i], step).indices(x.shape[axis])
-            if step > 0:
-                if (first, step) != (0, 1) or last < x.shape[axis]:
-                    x = x[
-                        (slice(None),) * (axis % x.dim()) + (slice(first, max(first, last), step),)
-                    ]
-            else:
-                taken = torch.arange(first, last, step, device=x.device)
+            step, size = 1 if steps is None else steps[i], x.shape[axis]
+            lowest, highest = (0, size) if step > 0 else (-1, size - 1)
+            first, last = (n + size if n < 0 else n for n in (starts[i], ends[i]))
+            first = min(max(first, 0), highest)
+            last = min(max(last, lowest), highest)
+            if step < 0:
+                taken = torch.tensor(range(first, last, step), dtype=torch.int64, device=x.device)
                 x = x.index_select(axis, taken)
+            elif (first, last, step) != (0, size, 1):
+                cut = slice(first, max(first, last), step)
+                x = x[(slice(None),) * (axis % x.dim()) + (cut,)]
         return x
 
     starts, ends, axes = (call.ints(name) for name in ("starts", "ends", "axes"))
@@ -212,8 +213,10 @@ def pad(call: Call) -> Kernel:
 
 
 def _around(x: torch.Tensor, axis: int, before: int, after: int, mode: str) -> torch.Tensor:
-    """Extend or cut one axis by the places that its padding repeats."""
-    size = x.shape[axis]
+    """Extend one axis by the places that its padding repeats; what is cut off is cut off first."""
+    if before < 0 or after < 0:
+        x = x.narrow(axis, max(-before, 0), x.shape[axis] + min(before, 0) + min(after, 0))
+    before, after, size = max(before, 0), max(after, 0), x.shape[axis]
     if not before and not after:
         return x
     at = torch.arange(-before, size + after, device=x.device)

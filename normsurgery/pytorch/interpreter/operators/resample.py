@@ -94,7 +94,7 @@ class Resampling:
         distance = np.abs(where[:, None] - taps) * shrink
         shares = np.maximum(0, 1 - distance) if self.mode == "linear" else _cubic(distance, self.a)
         inside = (taps >= 0) & (taps < size)
-        if self.exclude or self.antialias:
+        if self.exclude:  # else what lies outside is the edge's
             shares = shares * inside
         if self.exclude or self.antialias:
             shares = shares / shares.sum(1, keepdims=True)
