@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from normsurgery.fixing import fold
     from normsurgery.folding import FoldResult
     from normsurgery.inspection import Inspection, inspect
+    from normsurgery.recalibration import RecalibrateResult, recalibrate
     from normsurgery.unfolding import UnfoldResult, unfold
     from normsurgery.validation import Validation, validate
 
@@ -36,6 +37,8 @@ _WHERE = {
     "fold": "normsurgery.fixing",
     "inspect": "normsurgery.inspection",
     "validate": "normsurgery.validation",
+    "RecalibrateResult": "normsurgery.recalibration",
+    "recalibrate": "normsurgery.recalibration",
     "UnfoldResult": "normsurgery.unfolding",
     "unfold": "normsurgery.unfolding",
 }
@@ -45,6 +48,7 @@ __all__ = [
     "FoldResult",
     "Inspection",
     "NormSurgeryError",
+    "RecalibrateResult",
     "UnfoldResult",
     "Validation",
     "__version__",
@@ -52,6 +56,7 @@ __all__ = [
     "doctor",
     "fold",
     "inspect",
+    "recalibrate",
     "unfold",
     "validate",
 ]

@@ -220,6 +220,7 @@ def _of_samples(
     if not shape.prod():
         return Moments.none(channels)
     each = int(shape.prod()) // mean.size
-    between = Moments.of(mean.reshape(-1, channels, 1))
+    with np.errstate(invalid="ignore"):  # infinities have no mean
+        between = Moments.of(mean.reshape(-1, channels, 1))
     within = squares.reshape(-1, channels).sum(axis=0)
     return Moments(between.count * each, between.mean, within + each * between.M2)

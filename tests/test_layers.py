@@ -42,7 +42,7 @@ LEVELS = [
     {"adain", "folding", "norms"},
     {"inspection", "validation"},
     {"fixing"},
-    {"unfolding"},
+    {"recalibration", "unfolding"},
     {"conversion"},
     {"pytorch"},
     {"__init__"},

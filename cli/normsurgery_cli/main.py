@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = {
     "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
     "convert": "Put group, instance or layer normalization in the place of BatchNormalization.",
+    "recalibrate": "Estimate the statistics of BatchNormalization anew, on other data.",
     "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
     "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
     "export": "Export a PyTorch module with its norms kept, and prove the file.",

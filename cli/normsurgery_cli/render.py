@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Diagnosis,
         FoldResult,
         Inspection,
+        RecalibrateResult,
         UnfoldResult,
         Validation,
     )
@@ -31,6 +32,7 @@ COLOURS = {
     "FAILED": "red",
     "inconclusive": "yellow",
     "unfolded": "green",
+    "recalibrated": "green",
     "left": "yellow",
     "ok": "green",
     "absent": "yellow",
@@ -102,6 +104,24 @@ def unfold_report(
     lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
     _show(("layer", "C", "", "of its output, or why not"), rows, lines, to_stderr=output == "-")
+
+
+def recalibrate_report(source: str, output: str | None, result: RecalibrateResult) -> None:
+    """Print how far the statistics of each norm moved, and which kept theirs and why."""
+    report = result.report
+    rows: list[Row] = []
+    for one in report.recalibrated:
+        low, high = one.ratio
+        dead = f", {one.constant} do not vary" if one.constant else ""
+        what = f"mean by {one.shift:.3g} σ at most, σ × {low:.3g} … {high:.3g}{dead}"
+        rows.append((one.node, str(one.channels), "recalibrated", what))
+    rows += [(one.node, "", "left", one.reason) for one in report.left]
+    shared = f", shared among {report.processes}" if report.processes > 1 else ""
+    passes = f"{report.passes} pass" + ("es" if report.passes != 1 else "")
+    line = f"{source}: {len(report.recalibrated)} BatchNormalization, statistics of "
+    line += f"{report.samples} samples, mode {report.mode}, {passes}{shared}"
+    lines = [line, "nothing written (dry run)" if output is None else f"wrote {output}"]
+    _show(("normalization", "C", "", "moved, or why not"), rows, lines, to_stderr=output == "-")
 
 
 def inspection(source: str, found: Inspection) -> None:

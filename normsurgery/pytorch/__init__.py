@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import MissingPackageError
 
 if TYPE_CHECKING:
+    from normsurgery.pytorch.distributed import Group, group
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
     from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
@@ -32,6 +33,8 @@ _WHERE = {
     "GraphModule": "normsurgery.pytorch.interpreter",
     "UpdateReport": "normsurgery.pytorch.interpreter",
     "UpdateResult": "normsurgery.pytorch.interpreter",
+    "Group": "normsurgery.pytorch.distributed",
+    "group": "normsurgery.pytorch.distributed",
     "FinetuneReport": "normsurgery.pytorch.finetuning",
     "FinetuneResult": "normsurgery.pytorch.finetuning",
     "Moment": "normsurgery.pytorch.finetuning",
@@ -53,6 +56,7 @@ __all__ = [
     "FinetuneReport",
     "FinetuneResult",
     "GraphModule",
+    "Group",
     "ModuleResult",
     "Moment",
     "UpdateReport",
@@ -64,6 +68,7 @@ __all__ = [
     "export",
     "finetune",
     "fold",
+    "group",
     "load_weights",
     "to_module",
     "update_weights",
