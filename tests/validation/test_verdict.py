@@ -251,7 +251,6 @@ def test_what_onnxruntime_has_no_kernels_for_is_evaluated_in_float64(tmp_path, d
     assert 0 < found.ratio < 1
     for bug in ("channel zeroed", "bias dropped", "mean and variance swapped"):
         wrong = judge(tmp_path, net, fold(BUGS[bug](net)))
-        assert wrong.ratio > 4, wrong.line()
         assert wrong.status is Status.FAILED
     broken = graph("g (float[4] x) => (float[4] y) {y = Nonsense(x)}")
     assert judge(tmp_path, net, broken).status is Status.FAILED
