@@ -60,7 +60,7 @@ th { color: var(--faint); font-weight: 600; } .number { text-align: right; white
 .charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit,
   minmax(min(100%, 24rem), 1fr)); align-items: start; }
 figure { margin: .75rem 0; padding: .75rem; background: var(--panel); border-radius: .5rem;
-  min-width: 0; max-width: 44rem; }
+  min-width: 0; max-width: 31rem; }
 .charts > figure { margin: 0; }
 figcaption { font-size: .875rem; margin-bottom: .25rem; }
 svg { display: block; width: 100%; height: auto; }
@@ -118,6 +118,22 @@ def page(title: str, *content: str, footer: str = "") -> Markup:
     body = join([tag("h1", title), *content])
     foot = tag("footer", footer) if footer else ""
     return Markup(f"{head}\n{body}\n</main>{foot}</body></html>\n")
+
+
+def save(page: str, path: str) -> None:
+    """Write a page, whole or not at all. Raises ``ModelIOError``."""
+    from pathlib import Path
+
+    from normsurgery import atomic
+    from normsurgery.errors import ModelIOError
+
+    try:
+        with atomic.temporary(Path(path)) as (name, target):
+            target.write(page.encode())
+            target.flush()
+            atomic.commit(target, name, Path(path))
+    except OSError as error:
+        raise ModelIOError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def section(heading: str, *content: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -99,6 +100,9 @@ class Memory(click.ParamType[Any]):
               show_default=True, help="Seconds for one step.")  # fmt: skip
 @click.option("--memory", type=Memory(), help="Cap, such as 8G; default 9/10 of what is free.")
 @click.option("--threads", type=click.IntRange(1), help="For onnxruntime; default every core.")
+@click.option("--html", "html_file", type=click.Path(dir_okay=False),
+              help="Write the report as a page, errors through depth included.")  # fmt: skip
+@click.option("-f", "--force", is_flag=True, help="Replace an existing page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     reference: str,
@@ -119,6 +123,8 @@ def command(
     timeout: float,
     memory: int | None,
     threads: int | None,
+    html_file: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Prove that CANDIDATE computes what REFERENCE computes, up to rounding.
@@ -132,10 +138,13 @@ def command(
     if reference == candidate == files.STREAM:
         raise click.UsageError("only one of the two models can come from standard input.")
     import normsurgery
+    from normsurgery import io
     from normsurgery.data import Pixels
     from normsurgery.errors import ParityError
     from normsurgery_cli import progress, render
 
+    if html_file is not None:
+        io.check_output(Path(html_file), force=force)
     with (
         files.source_file(reference) as ours,
         files.source_file(candidate) as theirs,
@@ -155,12 +164,17 @@ def command(
             seed=seed,
             bound=bound,
             kind=kind or "auto",
+            depth=html_file is not None,
             allow_fallback=allow_fallback,
             timeout=timeout,
             memory=memory,
             threads=threads,
             progress=tell,
         )
+    if html_file is not None:
+        from normsurgery_cli import html, validation_page
+
+        html.save(validation_page.page(reference, candidate, found), html_file)
     if as_json:
         told = found.to_dict() | {"reference": reference, "candidate": candidate}
         click.echo(render.to_json({"verb": "validate", **told}))
@@ -171,8 +185,10 @@ def command(
 
 
 def _why(found: Validation) -> str:
-    """The first provider's line that is not in order."""
-    run = next(run for run in found.runs if not run.verdict.ok)
+    """The first provider's line that is not in order, or else the certificate's."""
+    run = next((run for run in found.runs if not run.verdict.ok), None)
+    if run is None:
+        return "" if found.certificate is None else found.certificate.line()
     placement = run.verdict.placement
     if placement is not None and not placement.ok:
         return placement.line()

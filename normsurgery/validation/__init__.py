@@ -7,18 +7,28 @@ float64 oracle as the reference itself is, times a small bound (``verdict``).
 from __future__ import annotations
 
 from normsurgery.validation.api import check, validate
+from normsurgery.validation.certificate import LocalCertificate, certify
+from normsurgery.validation.coverage import Coverage, coverage
+from normsurgery.validation.diverging import Course
 from normsurgery.validation.drift import Drift, drift
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
+from normsurgery.validation.sweep import course
 from normsurgery.validation.verdict import Plan, parity
 
 __all__ = [
+    "Course",
+    "Coverage",
     "Drift",
+    "LocalCertificate",
     "Parity",
     "Plan",
     "ProviderRun",
     "Validation",
+    "certify",
     "check",
+    "course",
+    "coverage",
     "drift",
     "parity",
     "validate",

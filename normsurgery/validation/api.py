@@ -14,10 +14,13 @@ from normsurgery.data import Data, inputs_of, read
 from normsurgery.errors import CrashError, UsageError
 from normsurgery.isolation import Limits, Step
 from normsurgery.tensors import tensors_in
+from normsurgery.validation.compare import Status
 from normsurgery.validation.drift import Drift, drift
+from normsurgery.validation.evidence import Evidence, Wanted, collect, nothing
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
-from normsurgery.validation.setups import Setup, setups
+from normsurgery.validation.saturation import settled, unsaturated
+from normsurgery.validation.setups import FLOAT64, Setup, setups
 from normsurgery.validation.truth import Truth
 from normsurgery.validation.verdict import BOUND, Plan, does_not, parities, parity
 
@@ -57,6 +60,7 @@ def validate(
     optimized: bool = True,
     allow_fallback: Sequence[str] = (),
     kind: str = "auto",
+    depth: bool = False,
     isolate: bool = True,
     timeout: float | None = 300.0,
     memory: int | None = None,
@@ -81,6 +85,8 @@ def validate(
     allow_fallback: nodes, by name or operator, that may run on the CPU though CUDA was asked for.
     kind: ``parity``, ``drift``, or ``auto``: drift for a candidate whose metadata say that a verb
     made it that changes the function (convert, recalibrate, finetune), else parity.
+    depth: follow the errors of every value that both models have through depth, on one input set;
+    done anyhow where the verdict fails, to say which value diverges first.
     isolate: run it all in a child process: a crash, a step longer than ``timeout`` seconds or more
     than ``memory`` bytes end that child and not this process. ``progress`` gets each step.
 
@@ -112,7 +118,17 @@ def validate(
         found = Validation(_title(reference), _title(candidate), verb)
         if kind == "drift" or (kind == "auto" and verb in CHANGING):
             return replace(found, drift=work.drift(names[0], labels))
-        return replace(found, runs=work.runs(names, optimized=optimized))
+        runs = work.runs(names, optimized=optimized)
+        proof = work.evidence(names, runs, depth=depth)
+        courses = proof.courses or (None,) * len(runs)
+        runs = tuple(replace(r, course=c) for r, c in zip(runs, courses, strict=True))
+        return replace(
+            found,
+            runs=runs,
+            certificate=proof.certificate,
+            coverage=proof.coverage,
+            reasons=proof.reasons,
+        )
 
 
 class _Work:
@@ -152,6 +168,25 @@ class _Work:
             found.append(ProviderRun(providers.short_name(name), parts[0], tuple(parts[1:])))
         return tuple(found)
 
+    def evidence(
+        self, names: Sequence[str], runs: Sequence[ProviderRun], *, depth: bool
+    ) -> Evidence:
+        """Certificate and coverage, and a course per provider if asked for or if one failed."""
+        wanted = []
+        for name, run in zip(names, runs, strict=True):
+            failed = run.verdict.status is Status.FAILED
+            if depth or failed:
+                evaluated = run.verdict.runtime == Setup(FLOAT64).label()
+                setup = Setup(FLOAT64 if evaluated else name)
+                wanted.append(Wanted(setup, _worst_set(run.verdict), failed))
+        try:
+            found: Evidence = self._call(collect, wanted=wanted)
+        except CrashError as crash:
+            return nothing(f"no further evidence: {crash}")
+        courses = iter(found.courses)
+        asked = [depth or run.verdict.status is Status.FAILED for run in runs]
+        return replace(found, courses=tuple(next(courses, None) if a else None for a in asked))
+
     def drift(self, name: str, labels: np.ndarray | None) -> Drift:
         """The drift on one provider."""
         found: Drift = self._call(drift, setup=Setup(name), labels=labels)
@@ -173,12 +208,17 @@ def check(
     """
     arguments = {"reference": reference, "candidate": candidate}
     try:
-        found: Parity = isolation.call(parity, arguments, limits=limits, fork=fork)
+        found: Parity = isolation.call(_parity, arguments, limits=limits, fork=fork)
     except CrashError as crash:
         if getattr(crash.step, "model", "") != "candidate":
             raise
         return _crashed(crash, Setup(), Plan())
     return found
+
+
+def _parity(reference: Path, candidate: Path, progress: Progress | None = None) -> Parity:
+    with unsaturated(reference, candidate) as (ours, theirs):
+        return settled(parity(ours, theirs, progress=progress))
 
 
 def judge(
@@ -196,9 +236,20 @@ def judge(
     known: such outputs, from an earlier call with the same plan.
     """
     runtime.require(needed)
-    truth = Truth(reference, plan.multiply_adds, progress, known)
-    found = parities(reference, candidate, setups, plan, truth=truth, progress=progress)
-    return found, truth.known
+    with unsaturated(reference, candidate) as (ours, theirs):
+        truth = Truth(ours, plan.multiply_adds, progress, known)
+        found = parities(ours, theirs, setups, plan, truth=truth, progress=progress)
+    return tuple(settled(one) for one in found), truth.known
+
+
+def _worst_set(parity: Parity) -> int:
+    """The input set of the largest ratio of the output that is worst; the first if none is."""
+    worst = parity.worst()
+    comparisons = () if worst is None else worst.comparisons
+    if len(comparisons) != len(parity.sets):
+        return 0
+    ranks = [(one.status is Status.FAILED, one.ratio or 0.0) for one in comparisons]
+    return max(range(len(ranks)), key=ranks.__getitem__, default=0)
 
 
 def _crashed(crash: CrashError, setup: Setup, plan: Plan) -> Parity:

@@ -18,6 +18,7 @@ import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
 from normsurgery import io
+from normsurgery.errors import NormSurgeryError
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
 from normsurgery.validation.compare import Status
@@ -37,14 +38,15 @@ _MARK = " before "
 def unsaturated(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]:
     """Yield files of the two models with more outputs; the same files where none saturates.
 
-    An output counts where it comes from the same saturating operator in both models.
-
-    Raises:
-        NormSurgeryError: a model cannot be read.
-
+    An output counts where it comes from the same saturating operator in both models. A model that
+    cannot be read stays as it is: whoever runs it says why.
     """
-    ours, theirs = io.load(reference), io.load(candidate)
-    graphs = Graph(ours), Graph(theirs)
+    try:
+        ours, theirs = io.load(reference), io.load(candidate)
+        graphs = Graph(ours), Graph(theirs)
+    except NormSurgeryError:
+        yield reference, candidate
+        return
     pairs = []
     for output in ours.proto.graph.output:
         node, twin = (_saturating(graph.main, output.name) for graph in graphs)

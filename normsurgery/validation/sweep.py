@@ -9,21 +9,23 @@ take a run for each of its steps, and would have to assume that errors only grow
 from __future__ import annotations
 
 import functools
+import gc
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normsurgery import io, runtime
+from normsurgery import io
 from normsurgery.errors import NormSurgeryError
 from normsurgery.nodes import label as label_of
 from normsurgery.validation import oracle
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, NoOracleError
-from normsurgery.validation.compare import is_float, rms
+from normsurgery.validation.compare import is_float
 from normsurgery.validation.diverging import Course, Deviation
 from normsurgery.validation.matching import matching
 from normsurgery.validation.noise import onnx_limits
+from normsurgery.validation.setups import Setup
 from normsurgery.validation.steps import CannotStepError, Stepper
 
 if TYPE_CHECKING:
@@ -31,11 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    Feeds = Mapping[str, Any]
-    Start = Callable[[Path], Any]
+    from normsurgery.validation.setups import Running
 
-AT_ONCE = 4
-"""Values that are held at the same time, from each of the three runs."""
+    Feeds = Mapping[str, Any]
+    Start = Callable[[Path], Running]
+
+AT_ONCE = 8
+"""Values that are held at the same time, from each of the three runs, if they are small."""
+BYTES = 1 << 21
+"""What they may take together, as the last ones did; one is held in any case."""
+_BLOCK = 1 << 16
+_LARGE = 1 << 20
 _ROUNDINGS = 32.0
 """Roundings of a result that pass as the reference's error where no float64 run tells it."""
 
@@ -51,6 +59,7 @@ def course(
     multiply_adds: float = DEFAULT_MULTIPLY_ADDS,
     label: str = "",
     title: str = "",
+    tell: Callable[[int, int], None] | None = None,
 ) -> Course:
     """Compare every value that two model files share, on one set of inputs.
 
@@ -59,29 +68,36 @@ def course(
         candidate: the other one.
         feeds: the inputs, by name.
         bound: the ratio beyond which a value diverges.
-        start: makes a session of a model file; onnxruntime on the CPU, optimizations off, if None.
+        start: starts a model file (``Setup.start``); onnxruntime on the CPU, optimizations off, if
+            None.
         float64: run the reference in float64 too.
         multiply_adds: what the float64 run of a few nodes may cost.
         label: of the input set.
         title: of what runs the models.
+        tell: called before each step, with how many of all values are done.
 
     Raises:
         NormSurgeryError: a model cannot be read, or the *reference* cannot be run.
 
     """
-    run = functools.partial(_run, start or runtime.session)
-    ours, theirs = (Stepper(io.load(path), feeds, run) for path in (reference, candidate))
+    run = functools.partial(_run, start or Setup().start)
+    model = io.load(reference)
+    ours, theirs = Stepper(model, feeds, run), Stepper(io.load(candidate), feeds, run)
     truth = None
     if float64:
-        double = functools.partial(_run_double, multiply_adds)
-        truth = Stepper(io.load(reference), feeds, double)
+        truth = Stepper(model, feeds, functools.partial(_run_double, multiply_adds))
     names = matching(ours.graph, theirs.graph)
     theirs.watched = set(names.values())
     walk = _Walk(ours, theirs, truth, names)
     shared = [name for node in ours.order for name in node.output if name in names]
-    for i in range(0, len(shared), AT_ONCE):
-        if not walk.step(shared[i : i + AT_ONCE]):
+    done, count = 0, 1
+    while done < len(shared):
+        if tell is not None:
+            tell(done, len(shared))
+        if not walk.step(shared[done : done + count]):
             break
+        done += count
+        count = max(1, min(AT_ONCE, BYTES // max(walk.largest, 1)))
     outputs = tuple(value.name for value in ours.graph.proto.graph.output)
     reason = walk.reason if float64 else "not asked for"
     return Course(tuple(walk.found), outputs, bound, label, title, reason, walk.stopped)
@@ -96,6 +112,7 @@ class _Walk:
     found: list[Deviation] = field(default_factory=list)
     reason: str = ""
     stopped: str = ""
+    largest: int = 0  # bytes, of the values of the last step
 
     def step(self, wanted: Sequence[str]) -> bool:
         """Compare the next values; return whether the two models can go on."""
@@ -104,6 +121,7 @@ class _Walk:
         except CannotStepError as failure:
             self.stopped = f"compared as far as `{wanted[0]}`: {failure}"
             return False
+        self.largest = max(int(np.asarray(value).nbytes) for value in right.values())
         exact = self._exact(wanted)
         wrong, broken = self._candidate(wanted)
         for name in wanted:
@@ -166,11 +184,14 @@ class _Walk:
 
 
 def _run(start: Start, path: Path, feeds: Feeds) -> Mapping[str, Any]:
-    return runtime.run(start(path), feeds)
+    return start(path).run(feeds)
 
 
 def _run_double(multiply_adds: float, path: Path, feeds: Feeds) -> Mapping[str, Any]:
-    return oracle.run(oracle.load(path, multiply_adds=multiply_adds), feeds)
+    found = oracle.run(oracle.load(path, multiply_adds=multiply_adds), feeds)
+    if path.stat().st_size > _LARGE:  # an evaluator is a cycle, and holds its weights until then
+        gc.collect()
+    return found
 
 
 def _compare(right: Any, wrong: Any, truth: Any) -> tuple[float | None, float | None, float, str]:
@@ -185,18 +206,53 @@ def _compare(right: Any, wrong: Any, truth: Any) -> tuple[float | None, float | 
         note = f"{flips} of {right.size} elements differ" if flips else ""
         return None, None, inf if flips else 0.0, note
     exact = truth is not None and np.shape(truth) == right.shape
-    ours, theirs = right.astype(np.float64), wrong.astype(np.float64)
-    finite = np.isfinite(ours)
-    if not np.array_equal(finite, np.isfinite(theirs)):
+    sums = _Sums.of(right, wrong, truth if exact else right)
+    if not sums.finite:
         return None, None, inf, "NaN or Inf in one model alone"
-    base = (truth if exact else ours)[finite]
-    ours, theirs = ours[finite], theirs[finite]
-    scale, unit = rms(base), onnx_limits(right.dtype)[2]
-    if scale == 0 or not np.isfinite(scale):
-        same = rms(theirs - ours) == 0
-        return 0.0, 0.0, 0.0 if same else inf, "" if same else "not zero, was zero"
-    error = rms(theirs - base) / scale
+    unit = onnx_limits(right.dtype)[2]
+    if sums.scale == 0:
+        return 0.0, 0.0, inf if sums.wrong else 0.0, "not zero, was zero" if sums.wrong else ""
+    error = sums.wrong / sums.scale
     if not exact:
         return None, error, error / (_ROUNDINGS * unit), ""
-    own = rms(ours - base) / scale
+    own = sums.right / sums.scale
     return own, error, error / max(own, unit), ""
+
+
+@dataclass
+class _Sums:
+    """Root mean squares of a value and of the two errors, over what is finite; in its units."""
+
+    scale: float = 0.0
+    right: float = 0.0
+    wrong: float = 0.0
+    finite: bool = True
+
+    @classmethod
+    def of(cls, right: np.ndarray, wrong: np.ndarray, base: np.ndarray) -> _Sums:
+        """Go through the arrays a block at a time: copies of all of them would be the peak."""
+        flat = [np.asarray(one).reshape(-1) for one in (right, wrong, base)]
+        sums = cls()
+        peak = max((_peak(flat[2][i : i + _BLOCK]) for i in _starts(flat[0])), default=0.0)
+        unit = peak if 0 < peak < inf else 1.0
+        for i in _starts(flat[0]):
+            ours, theirs, true = (one[i : i + _BLOCK].astype(np.float64) for one in flat)
+            there = np.isfinite(ours)
+            if not np.array_equal(there, np.isfinite(theirs)):
+                return cls(finite=False)
+            there &= np.isfinite(true)
+            ours, theirs, true = (one[there] / unit for one in (ours, theirs, true))
+            sums.scale += float(true @ true)
+            sums.right += float((ours - true) @ (ours - true))
+            sums.wrong += float((theirs - true) @ (theirs - true))
+        scale, own, error = (float(np.sqrt(x)) for x in (sums.scale, sums.right, sums.wrong))
+        return cls(scale, own, error)
+
+
+def _starts(flat: np.ndarray) -> range:
+    return range(0, flat.size, _BLOCK)
+
+
+def _peak(block: np.ndarray) -> float:
+    wide = np.abs(block.astype(np.float64))
+    return float(wide[np.isfinite(wide)].max(initial=0.0))

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from cli.test_html import Reader
 from validation.nets import BUGS, conv_bn_net, fold, graph
+from validation.specimens import MODELS, change, folded, weights
 from validation.test_validate import made_by
 
 ROOT = Path(__file__).parents[2]
@@ -171,3 +174,70 @@ def test_progress_is_on_a_terminal_only(pair):
     assert b"validate" not in done.stdout
     quiet = subprocess.run(arguments, capture_output=True, check=True, env=environment)
     assert quiet.stderr == b""
+
+
+def test_a_page(cli, pair, tmp_path):
+    page = tmp_path / "report.html"
+    done = cli("validate", pair[0], pair[1], "--sets", 2, "--html", page)
+    assert done.status == 0
+    text = page.read_text()
+    assert text.startswith("<!doctype html>")
+    for heading in ("Verdict on CPU", "Errors through depth", "Coefficients", "Coverage", "Ratios"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "✓" in text
+    assert "✗" not in text
+    Reader(text)
+
+
+def test_a_page_of_a_failure(cli, pair, tmp_path):
+    page = tmp_path / "report.html"
+    done = cli("validate", pair[0], pair[2], "--sets", 2, "--html", page)
+    assert done.status == 1
+    text = page.read_text()
+    assert "first diverging value: `b.y`" in text
+    assert "first to diverge" in text
+    assert "✗" in text
+    Reader(text)
+
+
+def test_a_page_of_a_drift(cli, pair, tmp_path):
+    page = tmp_path / "report.html"
+    assert cli("validate", pair[0], pair[2], "--drift", "--html", page).status == 0
+    assert "<h2>Drift</h2>" in page.read_text()
+
+
+def test_a_page_replaces_another_only_by_force(cli, pair, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("mine")
+    done = cli("validate", pair[0], pair[1], "--sets", 1, "--html", page)
+    assert done.status == 4
+    assert done.out == b""
+    assert page.read_text() == "mine"
+    assert cli("validate", pair[0], pair[1], "--sets", 1, "--html", page, "--force").status == 0
+    assert page.read_text() != "mine"
+
+
+def test_names_of_a_model_do_nothing_to_the_page(cli, tmp_path):
+    net = conv_bn_net()
+    for number, node in enumerate(net.graph.node):
+        node.name = f"<script>alert({number})</script>"
+    onnx.save(net, tmp_path / "a.onnx")
+    onnx.save(fold(BUGS["channel zeroed"](net)), tmp_path / "b.onnx")
+    page = tmp_path / "report.html"
+    files = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    assert cli("validate", *files, "--sets", 1, "--html", page).status == 1
+    assert "&lt;script&gt;" in page.read_text()
+    assert "<script>" not in page.read_text()
+
+
+def test_a_certificate_that_fails_ends_with_status_1(cli, tmp_path):
+    model = MODELS["dead"]()
+    wrong = folded(model)
+    name = weights(wrong)[0]
+    onnx.save(model, tmp_path / "a.onnx")
+    onnx.save(change(wrong, name, lambda w: w * (1 + (np.arange(8) == 3)[:, None, None, None])),
+              tmp_path / "b.onnx")  # fmt: skip
+    done = cli("validate", tmp_path / "a.onnx", tmp_path / "b.onnx", "--sets", 2)
+    assert done.status == 1
+    assert "scores  CPU  passed" in done.out.decode()
+    assert done.err.startswith("error[NS-E100]: certificate: FAILED: ")
