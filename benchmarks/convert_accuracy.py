@@ -5,7 +5,8 @@ scale and bias copied onto group normalization; group normalization re-initialis
 ``ModuleValidator.fix`` does (gcd(32, C) groups, scale 1, bias 0); frozen BN. On the sample models,
 and with ``--data FOLDER`` (see ``cifar.py``) on a CIFAR-10 ResNet-20.
 
-``python benchmarks/convert_accuracy.py [--data FOLDER] [--keep FOLDER] [--after RESULTS.json]``
+``python benchmarks/convert_accuracy.py [--data FOLDER] [--keep FOLDER] [--after RESULTS.json]``;
+``strategies`` and ``Strategy.make`` are for other scripts, too.
 
 ``--keep`` leaves the converted files, ``resnet20.STRATEGY.onnx``, for a fine-tuning benchmark;
 ``--after`` reads its accuracies, ``{"STRATEGY": percent}``, into the last column.
@@ -18,6 +19,7 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,11 @@ def strategies(counts: tuple[int, ...]) -> Iterator[Strategy]:
                 continue
             made = ours(gauge=gauge, **options)
             yield Strategy(f"{gauge}-{key}", f"`convert --gauge {gauge}`", asked, 0, made)
+        for epsilon in (1.0, 2.0, 10.0) if key in {"1", "16each"} else ():
+            made = ours(gauge="balance", epsilon=epsilon, **options)
+            yield Strategy(
+                f"epsilon{epsilon:g}-{key}", f"`convert --epsilon {epsilon:g}`", asked, 0, made
+            )
         for count in counts if key in {"1", "16each"} else ():
             made = ours(count, **options)
             yield Strategy(f"auto-{key}-{count}", "`convert --data`", asked, count, made)
@@ -135,6 +142,7 @@ def table(
     counts: tuple[int, ...],
     keep: Path | None = None,
     after: dict[str, float] | None = None,
+    only: str = "*",
 ) -> None:
     """Print one model's table. arrays: train_images, test_images, test_labels."""
     before = scores(source, arrays["test_images"])
@@ -145,7 +153,7 @@ def table(
     print(f"| {' | '.join(columns)} | error / rms | after fine-tuning |")
     print("| --- " * 8 + "|")
     with tempfile.TemporaryDirectory() as temporary:
-        for one in strategies(counts):
+        for one in (s for s in strategies(counts) if fnmatch(s.key, only)):
             path = (keep or Path(temporary)) / f"{source.stem}.{one.key}.onnx"
             io.save(one.make(source, {"image": arrays["train_images"]}), path, force=True)
             made = scores(path, arrays["test_images"])
@@ -167,6 +175,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="leave the converted files in this folder")
     parser.add_argument("--after", type=Path, help="accuracies after fine-tuning, as JSON")
     parser.add_argument("--models", nargs="*", default=["resnet", "mobilenet", "densenet", "mlp"])
+    parser.add_argument("--only", default="*", help="a pattern of strategies, such as balance-*")
     options = parser.parse_args()
     after = json.loads(options.after.read_text()) if options.after else None
     if options.data is not None:
@@ -175,11 +184,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             source = (options.keep or Path(temporary)) / "resnet20.onnx"
             cifar.export(cifar.network(options.data), source)
-            table(source, cifar.images(options.data), (8, 64), options.keep, after)
+            table(source, cifar.images(options.data), (8, 64), options.keep, after, options.only)
     with np.load(SAMPLES / "digits.npz") as archive:
         digits = {name: archive[name] for name in archive.files}
     for name in options.models:
-        table(SAMPLES / f"digits_{name}.onnx", digits, (64,))
+        arrays = digits
+        if name == "unet":
+            arrays = {f"{part}_images": digits[f"{part}_noisy"] for part in ("train", "test")}
+            arrays["test_labels"] = digits["test_masks"]
+        table(SAMPLES / f"digits_{name}.onnx", arrays, (64,), only=options.only)
 
 
 if __name__ == "__main__":

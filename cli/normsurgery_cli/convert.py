@@ -115,6 +115,8 @@ def command(
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
+    if html is not None:
+        io.check_output(Path(html), force=force)
     if epsilon is not None:
         options["epsilon"] = epsilon
     with files.source_file(model) as source:

@@ -76,12 +76,36 @@ def test_streams(cli: Run, tmp_path: Path) -> None:
     assert "InstanceNormalization" in operators(path)
 
 
+def test_data_choose_and_the_page_shows_the_drift(cli: Run, tmp_path: Path) -> None:
+    page, output = tmp_path / "report.html", tmp_path / "out.onnx"
+    data = f"{SAMPLES / 'digits.npz'}:test"
+    arguments = ("--data", data, "--limit", "40", "--groups", "auto", "--html", page, "--cost")
+    outcome = cli("convert", RESNET, "-o", output, *arguments)
+    assert outcome.status == 0, outcome.err
+    text = outcome.out.decode()
+    assert "drift over 40 samples" in text
+    assert "accuracy" in text
+    assert "(chosen)" in text
+    assert "ms a run" in text
+    shown = page.read_text(encoding="utf-8")
+    assert shown.startswith("<!doctype html>")
+    assert "Drift through the depth" in shown
+    assert "http" not in shown.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    again = cli("convert", RESNET, "-o", tmp_path / "b.onnx", "--html", page)
+    assert again.status == 4
+    assert page.read_text(encoding="utf-8") == shown
+    assert not (tmp_path / "b.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
         (["--groups", "2", "--channels-per-group", "2"], 2),
         (["--to", "batchy"], 2),
         (["--only", "nothing*"], 2),
+        (["--groups", "some"], 2),
+        (["--gauge", "best"], 2),
+        (["--data", "missing.npz"], 4),
         (["--plan", "missing.json"], 4),
     ],
 )
