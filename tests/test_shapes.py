@@ -91,6 +91,47 @@ def test_targets(shape: str, expected: list[str] | None) -> None:
     assert target(shape) == expected
 
 
+EXPAND = """
+  full = Concat<axis=0>(n, two, h)
+  ones = ConstantOfShape<value = int64[1] {1}>(size)
+  negative = Mul(ones, m)
+  which = Equal(full, negative)
+  t = Where(which, ones, full)
+"""
+
+
+def test_where_keeps_what_is_not_minus_one() -> None:
+    """The legacy exporter writes ``x.expand(n, -1, h)`` so; a size by name is never −1."""
+    shape = FIRST + "h = Gather<axis=0>(s, i2)\n" + EXPAND
+    assert target(shape, size=np.array([3])) == ["N", "2", "H"]
+    assert target(shape.replace("two, h", "m, h"), size=np.array([3])) == ["N", "1", "H"]
+    unknown = shape.replace("Equal(full, negative)", "Equal(full, ones)")
+    assert target(unknown, size=np.array([3])) == ["?", "2", "?"]
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ("1, 2, 1", ["N", "2", "H"]),
+        ("2, 1", ["N", "2", "H"]),
+        ("N, 2, H", ["N", "2", "H"]),
+        ("M, 2, 5", ["?", "2", "?"]),
+        ("7, 1, N, 2, H", ["7", "1", "N", "2", "H"]),
+    ],
+)
+def test_targets_of_expand(x: str, expected: list[str]) -> None:
+    """A dimension that is not 1 in every run has to be the one asked for, or stays unknown."""
+    model = parse(
+        f"""g (double[{x}] v, double[N, 2, H] like) => (double[?] y) {{
+          s = Shape(like)
+          y = Expand(v, s)
+        }}"""
+    )
+    scope = Graph(models.take(model)[0]).main
+    found = shapes.target(scope, scope.nodes[-1])
+    assert ["?" if s is None else str(s) for s in found or ()] == expected
+
+
 def test_a_zero_that_is_allowed_is_no_copy() -> None:
     shape = "t = Concat<axis=0>(zero, three)"
     assert target(shape) == ["N", "3"]
