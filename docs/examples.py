@@ -184,6 +184,27 @@ JOINTS = {
             y="double[N, 1, 4, 4] y",
         ),
     ),
+    "carrier-sequence_at": (
+        graph(
+            "Channel 0 of the Conv, which the norm does not see, stays as it is.",
+            "c = Conv(x, W); s = SplitToSequence<axis = 1>(c, parts); d = SequenceAt(s, i);"
+            "y = BN(d)",
+            "double[3, 1, 1, 1] W = {1, 3, 5}",
+            "int64[2] parts = {1, 2}",
+            "int64 i = {1}",
+        ),
+    ),
+    "carrier-split_to_sequence": (
+        graph(
+            "The Conv reads the second part, channel 1.",
+            "b = BN(x); s = SplitToSequence<axis = 1>(b, parts); d = SequenceAt(s, i);"
+            "y = Conv(d, V)",
+            "int64[2] parts = {1, 1}",
+            "int64 i = {1}",
+            "double[1, 1, 1, 1] V = {3}",
+            **TO_ONE,
+        ),
+    ),
     "carrier-gather": (
         graph(
             "The channels of `c` change places, so those of the map do.",

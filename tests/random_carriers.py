@@ -338,3 +338,21 @@ def with_constants(g: Builder, x: str) -> str | None:
     parts = [x, g.constant(g.rng.normal(0, 1, own_shape))][:: g.pick([1, -1])]
     out = (*shape[:axis], shape[axis] + own_shape[axis], *shape[axis + 1 :])
     return g.add("Concat", parts, out, axis=axis)
+
+
+def sequence(g: Builder, x: str) -> str | None:
+    """One part, or two, of a value split into a sequence."""
+    shape = g.shapes[x]
+    if len(shape) < 2 or g.opset < 11:
+        return None
+    axis = g.pick([1, 1, len(shape) - 1])
+    if shape[axis] < 2:
+        return None
+    first = g.number(1, shape[axis] - 1)
+    sizes = [first, shape[axis] - first]
+    parts = helped(g, x, "SplitToSequence", g.ints(sizes), axis=axis)
+    g.read.add(x)
+    for i in {g.number(0, 1), g.number(0, 1)}:
+        at = g.constant(np.int64(i - g.pick([0, 2])), np.int64)
+        y = g.add("SequenceAt", [parts, at], (*shape[:axis], sizes[i], *shape[axis + 1 :]))
+    return y

@@ -115,7 +115,7 @@ CARRIERS = (
     carriers.flatten, carriers.reshape, carriers.reshape, carriers.squeeze, carriers.unsqueeze,
     carriers.pad, carriers.slice_, carriers.gather, carriers.gather_table, carriers.resize,
     carriers.shuffle, carriers.channel_shuffle, carriers.computed_reshape, carriers.repeat,
-    carriers.with_constants, carriers.split, join, concat,
+    carriers.with_constants, carriers.sequence, carriers.split, join, concat,
 )  # fmt: skip
 
 

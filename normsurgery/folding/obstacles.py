@@ -87,6 +87,11 @@ def fan_out(name: str, readers: int) -> Obstacle:
     """The value is read elsewhere too, so the linear layer cannot change for one reader alone.
 
     A value that nobody reads (0 readers) takes a map nowhere either.
+
+    The trunk of a pre-activation ResNet could take one of the norms that read it into its layers,
+    if all others took the inverse. It is not done: ResNetV2-50 would keep 13 norms in place of 17
+    and run in 0.997 to 1.008 times the time, and where a few channels have a scale of a
+    thousandth of their bias, the sums of the trunk lose so much that the error doubles.
     """
     return Obstacle("fan-out", f"stopped at `{name}`: {readers} nodes read it")
 
