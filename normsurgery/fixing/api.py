@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from normsurgery import folding, inlining, models
 from normsurgery.constants import Limits
-from normsurgery.fixing.computing import fix
 
 if TYPE_CHECKING:
     import os
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from normsurgery.folding import FoldResult
+    from normsurgery.report import Kept
 
 
 def fold(
@@ -43,7 +43,12 @@ def fold(
     """
     limits = Limits(max_constant_bytes)
     content, form = models.take(model)
-    restored, left = fix(content, fixed, limits) if fixed else ([], [])
+    restored: list[str] = []
+    left: list[Kept] = []
+    if fixed:
+        from normsurgery.fixing.computing import fix
+
+        restored, left = fix(content, fixed, limits)
     result = folding.fold(
         content,
         freeze_inputs=freeze_inputs,

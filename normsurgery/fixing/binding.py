@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +34,8 @@ def read(name: str, path: str | os.PathLike[str]) -> Any:
 
     Raises ``UsageError`` for a file without such an array, ``ModelIOError`` if it cannot be read.
     """
+    import zipfile
+
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             loaded = np.load(file, allow_pickle=False)
