@@ -181,7 +181,12 @@ def test_clip_of_integers() -> None:
 
 @given(
     st.sampled_from(["ReduceSum", "ReduceMax", "ReduceMean", "ReduceL2", "ReduceSumSquare"]),
-    hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_side=4), elements=floats()),
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=1, max_side=4),
+        # the reference squares in float32, in which squares of smaller numbers are lost
+        elements=floats().filter(lambda x: x == 0 or abs(x) > 1e-12),
+    ),
     st.booleans(),
     st.data(),
 )
