@@ -50,7 +50,8 @@ def make(
             raise UsageError(f"momentum {momentum} is not in 0…1")
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     if optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        on_cpu = all(p.device.type == "cpu" for p in parameters)
+        return torch.optim.AdamW(groups, lr=lr, fused=on_cpu)  # a fifth of the time there
     raise UsageError(f"there is no optimizer {optimizer!r}; choose sgd or adamw")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,11 +39,13 @@ class World:
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # static_graph: a parameter that the chosen output does not use is no error.
-        # broadcast_buffers: running statistics are not used in training, and rank 0's are kept.
-        return DistributedDataParallel(
-            module, device_ids=ids, static_graph=True, broadcast_buffers=False
-        )
+        # Running statistics are not used in training, and rank 0's are kept: no need to send them
+        # at each step. torch 2.13 has another name for that.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers"
+        still: dict[str, Any] = {new if new in known else "broadcast_buffers": False}
+        # static_graph: a parameter that the chosen output does not use is no error
+        return DistributedDataParallel(module, device_ids=ids, static_graph=True, **still)
 
     def total(self, numbers: list[float]) -> list[float]:
         """Return the sums of ``numbers`` over all processes."""
