@@ -124,6 +124,36 @@ def test_frozen_norms_keep_statistics_scale_and_bias() -> None:
     assert {name for n in norms for name in n.input[3:]} <= changed(before, live)
 
 
+WITH_FUNCTION = """<ir_version: 10, opset_import: ["": 20, "own": 1]>
+g (float[N, 1, 8, 8] image) => (float[N, 10] scores) {
+  c = Conv (image, W)
+  n = own.Norm (c, scale, B, mean, var)
+  f = Flatten (n)
+  scores = Gemm (f, fc)
+}
+<domain: "own", opset_import: ["": 20]>
+Norm (x, s, b, m, v) => (y) { y = BatchNormalization (x, s, b, m, v) }"""
+
+
+def test_norms_in_functions_freeze_too() -> None:
+    model = onnx.parser.parse_model(WITH_FUNCTION)
+    values = {
+        "W": weights(3, 1, 3, 3),
+        "scale": np.ones(3),
+        "B": np.zeros(3),
+        "mean": np.full(3, 0.1),
+        "var": np.full(3, 2.0),
+        "fc": 0.1 * weights(108, 10),
+    }
+    model.graph.initializer.extend(
+        numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()
+    )
+    live = finetune(model, digits(limit=20), fold=False).model
+    assert changed(model, live) == {"W", "scale", "B", "mean", "var", "fc"}
+    frozen = finetune(model, digits(limit=20), norms="frozen", fold=False).model
+    assert changed(model, frozen) == {"W", "fc"}
+
+
 def test_frozen_weights_stay_to_the_bit() -> None:
     before = grouped()
     result = finetune(before, digits(), freeze=["conv*", "fc_bias"], fold=False)
@@ -276,6 +306,7 @@ def test_autocast_keeps_the_weights_in_float32() -> None:
         ({"epochs": 0}, "0 epochs train nothing"),
         ({"batch_size": 0}, "a batch of 0 samples"),
         ({"clip": 0.0}, "clipping at 0"),
+        ({"norms": "frozen"}, "no BatchNormalization in the model"),
         ({"norms": "thawed"}, "train or frozen, not 'thawed'"),
         ({"loss": "hinge"}, "there is no loss 'hinge'"),
         ({"optimizer": "lion"}, "there is no optimizer"),

@@ -11,7 +11,6 @@ import torch
 from normsurgery import data as datasets
 from normsurgery import folding, io, models
 from normsurgery.errors import OutputExistsError, UsageError
-from normsurgery.graph import Graph
 from normsurgery.pytorch.finetuning import (
     checkpoints,
     feeding,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
+    from normsurgery.graph import Graph
     from normsurgery.pytorch.finetuning.feeding import Samples
     from normsurgery.pytorch.finetuning.processes import World
     from normsurgery.pytorch.finetuning.progress import Moment
@@ -115,19 +115,21 @@ def finetune(
         raise UsageError(f"norms are train or frozen, not {norms!r}")
     content, form = models.take(model)
     hashed = sha256(content.source) if content.source is not None else str
-    graph = Graph(content)
     module = to_module(content)
+    graph = selecting.flat(content)
     report = FinetuneReport(warnings=selecting.warnings(graph))
     parameters = _parameters(module)
     fixed = selecting.standardisers(graph)
-    still = [
-        node
-        for scope, node in selecting.batch_norms(graph)
-        if norms == "frozen" or selecting.hands_over(scope, node)
-    ]
+    norm_nodes = selecting.batch_norms(graph)
+    if norms == "frozen" and not norm_nodes:
+        raise UsageError("there is no BatchNormalization in the model for --norms frozen to freeze")
+    still = [n for s, n in norm_nodes if norms == "frozen" or selecting.hands_over(s, n)]
     if still:
         fixed += [name for node in still for name in node.input[1:3]]
-        module.freeze_statistics(*(escape(node.name or node.output[0]) for node in still))
+        names = {node.name or node.output[0] for node in still}
+        lost = names.difference(module.freeze_statistics(*map(escape, sorted(names))))
+        if lost:
+            raise UsageError(f"BatchNormalization `{min(lost)}` cannot be frozen: nothing reads it")
     report.trained = selecting.freeze(parameters, freeze, fixed)
     report.frozen = sorted({*parameters} - {*report.trained})
     if any(p.dtype in SIXTEEN_BIT for p in parameters.values()):
@@ -192,7 +194,8 @@ def finetune(
     report.epochs, report.steps = progress.history, progress.step
     report.resumed_at = progress.resumed_at
     tuned, result = _finished(content, module, report, fold=fold)
-    models.stamp(result, "finetune", hashed)
+    for one in (tuned, result):
+        models.stamp(one, "finetune", hashed)
     return FinetuneResult(report, result, form, tuned)
 
 

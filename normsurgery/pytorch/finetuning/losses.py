@@ -61,13 +61,13 @@ def of_one(loss: Loss, index: int) -> Loss:
 def _cross_entropy(outputs: Any, targets: Any) -> Tensor:
     """Mean of −log softmax(outputs)[label]. outputs (N, C, …), targets (N, …) int64 in 0…C−1."""
     scores, labels = _scores(outputs, targets)
-    return functional.cross_entropy(scores.float(), labels)
+    return functional.cross_entropy(_wide(scores), labels)
 
 
 def _cross_entropy_of_p(outputs: Any, targets: Any) -> Tensor:
     scores, labels = _scores(outputs, targets)
     tiny = torch.finfo(torch.float32).tiny
-    return functional.cross_entropy(scores.float().clamp_min(tiny).log(), labels)
+    return functional.cross_entropy(_wide(scores).clamp_min(tiny).log(), labels)
 
 
 def _mse(outputs: Any, targets: Any) -> Tensor:
@@ -82,7 +82,7 @@ def _mse(outputs: Any, targets: Any) -> Tensor:
     if targets.shape != output.shape:  # broadcasting would compare every pair
         shapes = f"{tuple(output.shape)} and the targets {tuple(targets.shape)}"
         raise UsageError(f"mse wants targets of the output's shape, but the output is {shapes}")
-    return functional.mse_loss(output.float(), targets.float())
+    return functional.mse_loss(_wide(output), targets.to(_wide(output).dtype))
 
 
 def _right(outputs: Any, targets: Any) -> tuple[int, int]:
@@ -118,6 +118,11 @@ def _single(outputs: Any) -> Tensor:
         return outputs
     count = len(outputs) if hasattr(outputs, "__len__") else "no"
     raise UsageError(f"the model has {count} outputs; say which one the loss is of")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return 16-bit numbers as float32, others as they are."""
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import inliner
 
 from normsurgery.errors import UsageError
+from normsurgery.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto
     from torch import nn
 
-    from normsurgery.graph import Graph, Scope
+    from normsurgery import io
+    from normsurgery.graph import Scope
 
 NORMS = frozenset({
     "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization",
@@ -28,6 +32,16 @@ NO_NORM = (
     "rate (9.5 % where the model with its BatchNormalization kept learning); `normsurgery unfold` "
     "puts BatchNormalization back, or train with a tenth of the learning rate"
 )
+
+
+def flat(content: io.Model) -> Graph:
+    """Return an index of the graph that ``to_module`` runs: local functions where they are called.
+
+    Its nodes and tensors have the names that the module knows them by.
+    """
+    if not content.proto.functions:
+        return Graph(content)
+    return Graph(replace(content, proto=inliner.inline_local_functions(content.proto)))
 
 
 def freeze(
