@@ -2,7 +2,9 @@
 
 For growing numbers of calibration images: whether the outputs kept their bits on all test images,
 the verdict of parity, how far the new norms' statistics are from those of all training images, and
-the accuracy. ``python benchmarks/unfold_accuracy.py --data FOLDER`` (see ``cifar.py``).
+the accuracy; then the accuracy after ``convert``, untrained, at one group and at 16 channels per
+group. The last row is the network whose BatchNormalizations were never folded.
+``python benchmarks/unfold_accuracy.py --data FOLDER`` (see ``cifar.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import normsurgery
 from normsurgery.validation import parity
 
 COUNTS = (1, 8, 64, 512)
+GAUGES = ("balance", "whiten", "fold")
+GROUPS: dict[str, dict[str, int]] = {"one group": {}, "16 per group": {"channels_per_group": 16}}
 
 
 def export_folded(module: torch.nn.Module, path: Path) -> Path:
@@ -47,6 +51,19 @@ def distance(few: normsurgery.UnfoldResult, all_: normsurgery.UnfoldResult) -> f
     return float(np.median(np.abs(errors[0] / errors[1] - 1)))
 
 
+def converted(source: Path, arrays: cifar.Images) -> str:
+    """Return the accuracies after conversion, for each grouping and gauge."""
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "converted.onnx"
+        for options in GROUPS.values():
+            for gauge in GAUGES:
+                result = normsurgery.convert(source, "group", gauge=gauge, **options)
+                result.save(target, force=True)
+                shown.append(f"{cifar.accuracy(cifar.in_onnxruntime(target), arrays):.1f}")
+    return " | ".join(shown)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
@@ -60,7 +77,9 @@ def main() -> None:
         wanted = before(tests)
         print(f"folded: {cifar.accuracy(before, arrays):.2f} %")
         everything = normsurgery.unfold(source, train, samples=None)
-        print("images | norms | outputs equal | parity ratio | deviation off by | accuracy")
+        names = [f"{gauge}, {name}" for name in GROUPS for gauge in GAUGES]
+        columns = ("norms", "outputs equal", "parity ratio", "deviation off by", "accuracy", *names)
+        print(" | ".join(("images", *columns)))
         for count in COUNTS:
             target = Path(temporary) / f"unfolded_{count}.onnx"
             result = normsurgery.unfold(source, train, samples=count)
@@ -73,8 +92,12 @@ def main() -> None:
                 f"{count} | {len(result.report.unfolded)} | "
                 f"{np.array_equal(wanted, after(tests))} | {ratio:.3f} "
                 f"({'ok' if found.ok else 'FAILED'}) | {distance(result, everything):.1%} | "
-                f"{cifar.accuracy(after, arrays):.2f} %"
+                f"{cifar.accuracy(after, arrays):.2f} % | {converted(target, arrays)}",
+                flush=True,
             )
+        whole = cifar.export(cifar.network(folder), Path(temporary) / "whole.onnx")
+        kept = cifar.accuracy(cifar.in_onnxruntime(whole, optimize=False), arrays)
+        print(f"never folded | 19 | | | | {kept:.2f} % | {converted(whole, arrays)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from normsurgery_cli import files, samples
 if TYPE_CHECKING:
     from normsurgery import ConvertResult
 
-TARGETS = ("group", "instance", "layer", "affine")
+TARGETS = ("group", "instance", "layer", "affine", "batch")
 GAUGES = ("auto", "balance", "whiten", "fold", "none")
 
 

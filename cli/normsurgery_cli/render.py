@@ -238,7 +238,11 @@ def convert_report(source: str, output: str | None, result: ConvertResult) -> No
     report = result.report
     rows: list[Row] = []
     for one in report.converted:
-        groups = f"{one.groups} of {one.channels // one.groups}" if one.to != "affine" else ""
+        groups = (
+            f"{one.groups} of {one.channels // one.groups}"
+            if one.to not in {"affine", "batch"}
+            else ""
+        )
         where = {"fold": ", ".join(one.into), "keep": "a frozen BatchNormalization"}
         note = f"; {one.note}" if one.note else ""
         note += f"; bias `{one.unbiased}` removed, it had no effect" if one.unbiased else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery import data as datasets
 from normsurgery import edits, inlining, models, norms
 from normsurgery.constants import Limits
-from normsurgery.conversion import choosing, drift, layers, opset, sites
+from normsurgery.conversion import back, choosing, drift, layers, opset, sites
 from normsurgery.conversion import cost as costs
 from normsurgery.conversion.grouping import PER_GROUP, Grouping
 from normsurgery.conversion.layers import KEEP, Layer
@@ -67,7 +67,9 @@ def convert(
     """Put another norm in the place of every BatchNormalization, starting where the model stood.
 
     model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
-    to: *group*, *instance*, *layer* (one group) or *affine* (frozen BN: the function stays).
+    to: *group*, *instance*, *layer* (one group) or *affine* (frozen BN: the function stays); or
+    *batch*, the way back: BatchNormalization, with statistics of the data, in the place of every
+    norm over samples (see ``conversion.back``).
     groups, channels_per_group: one group by default; *auto* is one group, or 16 channels per group
     where data allow; least: channels that a group has at least (8, where C allows, unless
     ``channels_per_group`` asks for less). What does not divide C falls to the largest divisor
@@ -90,6 +92,9 @@ def convert(
     Raises ``UsageError`` for options that make no sense, what ``fold`` raises, and with data, what
     reading them and onnxruntime raise.
     """
+    if to == "batch":
+        _refuse(groups=groups, channels_per_group=channels_per_group, plan=plan)
+        return _to_batch(model, data, pixels, Selection(only, skip), threads, cost)
     wished = Layer("", "", 1, to, 1, _gauges(gauge)[0], epsilon, affine, encoding).checked()
     groupings = _groupings(groups, channels_per_group, least)
     job = Job(
@@ -116,6 +121,20 @@ def convert(
             job = job.choosing(best, grouping)
     content, report, layers_ = job.run(original)
     report.choices = choices
+    _tell(original, content, report, given, threads, cost)
+    models.stamp(content, "convert", source_hash)
+    return ConvertResult(content, form, report, layers_)
+
+
+def _tell(
+    original: io.Model,
+    content: io.Model,
+    report: ConvertReport,
+    given: Data | None,
+    threads: int | None,
+    cost: bool,
+) -> None:
+    """Measure the drift where there are data, and the cost if asked for."""
     if given is not None:
         main = {value.name for value in original.proto.graph.output}
         main |= {name for node in original.proto.graph.node for name in node.output}
@@ -123,8 +142,33 @@ def convert(
         report.drift = drift.measure(original, content, moved, given, threads=threads)
     if cost:
         report.cost = costs.compare(original, content, given, threads)
+
+
+def _to_batch(
+    model: Any,
+    data: str | os.PathLike[str] | Data | Mapping[str, NDArray[Any]] | None,
+    pixels: datasets.Pixels | None,
+    selection: Selection,
+    threads: int | None,
+    cost: bool,
+) -> ConvertResult:
+    """Convert to *batch*, which data must choose the statistics of."""
+    if data is None:
+        raise UsageError("BatchNormalization needs statistics: give samples (--data)")
+    original, form = models.take(model)
+    source_hash = sha256(original.source) if original.source is not None else str
+    given = datasets.take(data, datasets.inputs_of(original.proto), pixels=pixels)
+    content, report, layers_ = back.to_batch(original, given, selection, threads=threads)
+    _tell(original, content, report, given, threads, cost)
     models.stamp(content, "convert", source_hash)
     return ConvertResult(content, form, report, layers_)
+
+
+def _refuse(**options: Any) -> None:
+    """Raise ``UsageError`` for an option that means nothing to *batch*."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--to batch has no use for {name.replace('_', ' ')}")
 
 
 def _gauges(gauge: str) -> tuple[str, ...]:
@@ -196,8 +240,15 @@ def _read_plan(plan: Sequence[Layer] | str | os.PathLike[str] | None) -> list[La
     if plan is None:
         return None
     if isinstance(plan, (list, tuple)):
-        return [layer.checked() for layer in plan]
-    return layers.read(plan)  # type: ignore[arg-type]
+        found = [layer.checked() for layer in plan]
+    else:
+        found = layers.read(plan)  # type: ignore[arg-type]
+    back_again = next((layer.output for layer in found if layer.to == "batch"), None)
+    if back_again is not None:
+        raise UsageError(
+            f"the plan's entry for `{back_again}` is a BatchNormalization: --to batch takes no plan"
+        )
+    return found
 
 
 def _least_opset(wanted: Sequence[Layer]) -> int:

@@ -22,7 +22,7 @@ from normsurgery.recalibration.sums import Alone, Peers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -75,6 +75,7 @@ def recalibrate(
     mode: Mode = "sequential",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    outputs: Collection[str] | None = None,
     batch_size: int = BATCH_SIZE,
     pixels: datasets.Pixels | None = None,
     peers: Peers | None = None,
@@ -90,7 +91,7 @@ def recalibrate(
     what it gets in the model as it will run. One pass over the data for each depth.
     ``batch`` lets all norms use the statistics of the batch while their inputs are measured, as in
     training (PreciseBN; Wu and Johnson 2021, https://arxiv.org/abs/2105.07576): one pass.
-    only, skip: shell patterns of node names.
+    only, skip: shell patterns of node names. outputs: of the norms to do, where names repeat.
     batch_size: samples that run together; results depend on it in mode ``batch`` alone.
     peers: the processes to share the work with; see ``normsurgery.pytorch.distributed``. Each gets
     the same result, to the bit, for any number of them.
@@ -100,6 +101,8 @@ def recalibrate(
     finite; and what ``normsurgery.fold`` and onnxruntime raise.
     """
     opened, given, parts = _open(model, data, mode, only, skip, batch_size, pixels)
+    if outputs is not None:
+        opened.sites = [site for site in opened.sites if site.node.output[0] in outputs]
     peers = peers or Alone()
     _agree(opened, given, peers)
     todo = [opened.sites] if mode == "batch" else rounds(opened.graph.main, opened.sites)

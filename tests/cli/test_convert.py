@@ -117,3 +117,22 @@ def test_bad_calls_are_one_line_and_leave_nothing(
     assert outcome.err.startswith("error[NS-E")
     assert outcome.err.count("\n") == 1
     assert not list(output.parent.iterdir())
+
+
+def test_back_to_batch_normalization(cli: Run, output: Path, tmp_path: Path) -> None:
+    assert cli("convert", RESNET, "--to", "instance", "-o", output).status == 0
+    back = tmp_path / "back.onnx"
+    missing = cli("convert", output, "--to", "batch", "-o", back)
+    assert missing.status == 2
+    assert "--data" in missing.err
+    assert not back.exists()
+    data = ("--data", f"{SAMPLES / 'digits.npz'}:test", "--limit", "150")
+    outcome = cli("convert", output, "--to", "batch", *data, "-o", back)
+    assert outcome.status == 0, outcome.err
+    text = outcome.out.decode()
+    assert "11 converted, 0 kept" in text
+    assert "of a channel's variance" in text
+    assert "drift over 150 samples" in text
+    assert operators(back).count("BatchNormalization") == 11
+    assert "InstanceNormalization" not in operators(back)
+    assert accuracy(back) > 0.98 > accuracy(output)

@@ -1,0 +1,104 @@
+"""Where norms stand that take their statistics from each sample: group, instance and layer norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from normsurgery import dtypes, shapes
+from normsurgery.conversion.report import Left
+from normsurgery.nodes import int_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx import NodeProto
+
+    from normsurgery.graph import Graph, Scope
+
+NORMS = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
+
+
+@dataclass(frozen=True)
+class SampleNorm:
+    """A norm over channels on axis 1 of the main graph.
+
+    node: the norm. value: what goes in; output: what comes out, of the same shape; they are those
+    of the node, or of the Reshapes around it that make groups of channels one channel each.
+    last: the node that makes ``output``.
+    """
+
+    node: NodeProto
+    value: str
+    last: NodeProto
+    dims: shapes.Dims
+    elem_type: int
+
+    @property
+    def output(self) -> str:
+        """The value that it makes."""
+        return self.last.output[0]
+
+    @property
+    def name(self) -> str:
+        """The node's name, or its output's where it has none."""
+        return self.node.name or self.node.output[0]
+
+
+def find(graph: Graph) -> Iterator[SampleNorm | Left]:
+    """Yield the norms in graph order, and those that no BatchNormalization can follow, with why."""
+    for scope in graph.scopes:
+        for node in scope.nodes:
+            if node.op_type in NORMS and scope.is_onnx(node):
+                found = _site(scope, node)
+                if isinstance(found, str):
+                    name = node.name or node.output[0]
+                    yield Left(name, node.output[0], node.op_type, "no-batch-norm", found)
+                else:
+                    yield found
+
+
+def _site(scope: Scope, node: NodeProto) -> SampleNorm | str:
+    """Return the norm, or why it is left."""
+    if scope is not scope.graph.main:
+        return "in a body or a function, whose values cannot be looked at"
+    if any(scope.is_read(name) for name in node.output[1:]):
+        return "its mean or deviation is an output that is read"
+    value, last = node.input[0], node
+    around = _reshaped(scope, node)
+    if around is not None:
+        value, last = around
+    dims = shapes.dims(scope, value)
+    if dims is None or len(dims) < 2:
+        return f"the rank of `{value}` is not known"
+    if around is None and node.op_type == "LayerNormalization":
+        axis = int_attribute(node, "axis", -1)
+        if axis % len(dims) != 1:
+            return "it normalizes the last axes of a value whose channels are not on axis 1"
+    elem_type = shapes.elem_type(scope, value)
+    if elem_type not in dtypes.FLOATS:
+        return f"the type of `{value}` is not known"
+    return SampleNorm(node, value, last, dims, elem_type)
+
+
+def _reshaped(scope: Scope, node: NodeProto) -> tuple[str, NodeProto] | None:
+    """Return the value before a Reshape in front of ``node``, and a Reshape behind that undoes it.
+
+    Both keep the order of elements, so the second undoes the first if shapes agree before and
+    behind; as far as they are known here, and data will tell the rest.
+    """
+    first = scope.producer.get(node.input[0])
+    readers = scope.value_readers(node.output[0])
+    if first is None or first.op_type != "Reshape" or not scope.is_onnx(first):
+        return None
+    if len(readers) != 1 or readers[0].op_type != "Reshape" or not scope.is_onnx(readers[0]):
+        return None
+    if node.op_type == "GroupNormalization" or not scope.only_reader(node.output[0]):
+        return None
+    before, after = shapes.dims(scope, first.input[0]), shapes.dims(scope, readers[0].output[0])
+    if before is None or (after is not None and len(after) != len(before)):
+        return None
+    pairs = zip(before, after or before, strict=True)
+    if any(a is not None and b is not None and a != b for a, b in pairs):
+        return None
+    return first.input[0], readers[0]
