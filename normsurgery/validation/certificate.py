@@ -11,9 +11,11 @@ that saturates, shows in the coefficients alone. Two ways, the first that applie
   the weight itself, and for a bias, of the sum of its terms: float32 arithmetic is off by 3 ulp of
   a weight, and by any number of ulp of a bias that cancelled.
 
-By layers there is no telling a bug from a rewrite that moves scales between layers, if all channels
-of a layer differ; that layer then has no certificate, and the verdict alone judges. One where most
-channels agree and some do not is a failure.
+Where some layers of the reference are gone, and the candidate has the nodes of a fold, its layers
+are compared with those of the fold made again. By layers there is no telling a bug from a rewrite
+that moves scales between layers, if all channels of a layer differ; that layer then has no
+certificate, and the verdict alone judges. One where most channels agree and some do not is a
+failure.
 """
 
 from __future__ import annotations
@@ -123,6 +125,7 @@ def certify(
         found = Graph(theirs)
         claimed = _claims(ours, theirs)
         loose: list[str] = []
+        nearest: io.Model | None = None
         for how, model in _expected(ours, claimed=claimed):
             pairing = pair(Graph(model), found)
             if pairing.mismatch:
@@ -138,8 +141,11 @@ def certify(
                     compared.equal,
                     tuple(failures),
                 )
-            loose += compared.few(ARITHMETIC)
-        return _by_layers(Graph(ours), found, loose)
+            nearest, loose = model, compared.few(ARITHMETIC)
+        certificate = _by_layers(Graph(ours), found, loose)
+        if certificate.reason and certificate.ok and nearest is not None:
+            return _by_layers(Graph(nearest), found, loose, folded=True)
+        return certificate
     except NormSurgeryError as failure:
         return LocalCertificate(Status.INCONCLUSIVE, "none", reason=str(failure))
 
@@ -166,8 +172,10 @@ def _expected(reference: io.Model, *, claimed: bool) -> Iterator[tuple[str, io.M
         yield "unchanged", reference
 
 
-def _by_layers(reference: Graph, candidate: Graph, loose: list[str]) -> LocalCertificate:
-    found = layers.compare(reference, candidate, ARITHMETIC)
+def _by_layers(
+    reference: Graph, candidate: Graph, loose: list[str], *, folded: bool = False
+) -> LocalCertificate:
+    found = layers.compare(reference, candidate, ARITHMETIC, folded=folded)
     # where layers were rewritten, the constants between them may have been too
     failures = tuple(dict.fromkeys([*found.failures, *([] if found.reason else loose)]))
     how = "layers" if found.tensors else "none"

@@ -87,7 +87,9 @@ def course(
     if float64:
         truth = Stepper(model, feeds, functools.partial(_run_double, multiply_adds))
     names = matching(ours.graph, theirs.graph)
-    theirs.watched = set(names.values())
+    ours.watched, theirs.watched = set(names), set(names.values())
+    if truth is not None:
+        truth.watched = set(names)
     walk = _Walk(ours, theirs, truth, names)
     shared = [name for node in ours.order for name in node.output if name in names]
     done, count = 0, 1

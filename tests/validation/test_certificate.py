@@ -229,3 +229,14 @@ def test_layers_are_computed_apart_from_fold(files):
     tensor = initializer(candidate, "b")
     tensor.CopyFrom(numpy_helper.from_array((new_b * [1, 1.001, 1]).astype(np.float32), "b"))
     assert files(reference, candidate).status is Status.FAILED
+
+
+@pytest.mark.parametrize("name", ["repvgg", "densenet", "resnet"])
+def test_a_bug_in_an_unsigned_fold_of_merged_branches_fails(files, name):
+    """The reference's own layers are gone there; those of the fold made again are compared."""
+    model = MODELS[name]()
+    wrong = folded(model)
+    changed = next(n for n in weights(wrong) if n.endswith("_folded"))
+    found = files(model, change(wrong, changed, lambda w: double_one(w, 2)))
+    assert found.status is Status.FAILED
+    assert "channel 2" in found.line()

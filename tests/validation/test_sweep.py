@@ -238,3 +238,19 @@ def test_the_report_is_json(tmp_path):
     told = json.loads(json.dumps(found.to_dict()))
     assert told["first"]["name"] == found.first.name
     assert told["label"] == "a set"
+
+
+def test_outputs_of_one_node_may_be_asked_for_apart(tmp_path):
+    """LSTM makes Y, Y_h and Y_c; nobody reads the last two, and steps are of one value at first."""
+    rng = np.random.default_rng(0)
+    model = graph(
+        """g (float[3, 1, 4] x) => (float[3, 1, 1, 5] z) {
+            y, h, c = LSTM<hidden_size=5>(x, W, R)
+            z = Neg(y)
+        }""",
+        W=rng.normal(size=(1, 20, 4)).astype(np.float32),
+        R=rng.normal(size=(1, 20, 5)).astype(np.float32),
+    )
+    found = course(*saved(tmp_path, model, model), feeds(model))
+    assert [one.name for one in found.values] == ["y", "h", "c", "z"]
+    assert not found.stopped
