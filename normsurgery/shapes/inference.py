@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, NodeProto, TypeProto, shape_inference
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from normsurgery.nodes import bodies
 
-    from onnx import ValueInfoProto
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from onnx import GraphProto, ValueInfoProto
 
     from normsurgery.graph import Graph, Scope
     from normsurgery.shapes.sizes import Size
@@ -40,9 +42,10 @@ def inferred(graph: Graph, target: Target) -> dict[tuple[int, str], TypeProto]:
             result = shape_inference.infer_shapes(proto, data_prop=True)
         except Exception:  # noqa: BLE001  a C++ library on an arbitrary model: unknown is the answer
             break
-        infos = (*result.graph.input, *result.graph.value_info, *result.graph.output)
         graph.inferred = {
-            (id(graph.main.proto), name): found for name, found in tensor_types(infos).items()
+            (id(own), name): found
+            for own, told in _pairs(graph.main.proto, result.graph)
+            for name, found in tensor_types((*told.input, *told.value_info, *told.output)).items()
         }
         more = dict(_reshaped(graph, target))
         if not more:
@@ -51,6 +54,14 @@ def inferred(graph: Graph, target: Target) -> dict[tuple[int, str], TypeProto]:
         _tell(proto, more)
         _forget_behind(proto, set(more), {info.name for info in graph.proto.graph.value_info})
     return graph.inferred
+
+
+def _pairs(graph: Any, copy: GraphProto) -> Iterator[tuple[Any, GraphProto]]:
+    """Yield a graph with its copy, and so for the bodies of its nodes."""
+    yield graph, copy
+    for node, other in zip(graph.node, copy.node, strict=True):
+        for body, told in zip(bodies(node), bodies(other), strict=True):
+            yield from _pairs(body, told)
 
 
 def _reshaped(graph: Graph, target: Target) -> Iterable[tuple[str, TypeProto]]:

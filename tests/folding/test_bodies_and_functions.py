@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from graphs import assert_folds, assert_kept, assert_same, bn, ops, parse, weights
+from graphs import assert_folds, assert_kept, assert_same, bn, ops, parse, run, weights
 
 import normsurgery
 from normsurgery.errors import GraphError
@@ -32,6 +32,60 @@ def test_bodies_with_weights_of_the_outer_scope() -> None:
     onnx.checker.check_model(after)
     assert_same(model, after)
     assert not after.graph.initializer  # nobody reads the old ones any more
+
+
+def test_ranks_inside_bodies() -> None:
+    """A constant along an axis, and a Squeeze, need ranks that only inference tells."""
+    model = parse(
+        """g (double[N, 3, 8, 8] x, bool flag) => (double[N, 4] y) {
+          y = If (flag) <
+            then_branch = t () => (u) {
+              c = Conv(x, W)
+              d = Mul(c, m)
+              e = Add(k, d)
+              f = GlobalAveragePool(e)
+              s = Squeeze(f, spatial)
+              u = BatchNormalization(s, scale, B, mean, var)
+            },
+            else_branch = e () => (v) {
+              c2 = Conv(x, W)
+              d2 = Sub(c2, m)
+              f2 = GlobalMaxPool(d2)
+              v = Flatten(f2)
+            }
+          >
+        }""",
+        W=weights(4, 3, 3, 3), m=weights(4, 1, 1), k=weights(1, 4, 1, 1),
+        spatial=np.array([2, 3]), **bn(4),
+    )  # fmt: skip
+    result = normsurgery.fold(model)
+    after = result.model
+    bodies = {a.name: [n.op_type for n in a.g.node] for a in after.graph.node[0].attribute}
+    assert bodies["then_branch"] == ["Conv", "GlobalAveragePool", "Squeeze"]
+    assert bodies["else_branch"] == ["Conv", "GlobalMaxPool", "Flatten"]
+    onnx.checker.check_model(after)
+    assert_same(model, after)
+
+
+def test_value_of_a_loop_that_grows() -> None:
+    """A carried value may have another shape at each turn; nothing of it is taken as fixed."""
+    model = parse(
+        """g (double[2, 4] x, int64 n, bool go) => (double[M, 4] y) {
+          y = Loop (n, go, x) <body = b (int64 i, bool k, double[P, Q] s)
+              => (bool k2, double[P2, Q2] s2) {
+            k2 = Identity(k)
+            c = MatMul(s, W)
+            d = Mul(c, m)
+            s2 = Concat<axis=0>(d, s)
+          }>
+        }""",
+        W=weights(4, 4), m=weights(4),
+    )  # fmt: skip
+    after = normsurgery.fold(model).model
+    feeds = {"x": weights(2, 4), "n": np.array(3), "go": np.array(True)}
+    for x, y in zip(run(model, feeds), run(after, feeds), strict=True):
+        assert x.shape == (16, 4)
+        np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
 def test_a_conv_outside_and_its_norm_inside() -> None:
