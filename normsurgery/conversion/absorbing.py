@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from normsurgery.payloads import Computed
 
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+MOST_SUMS = 1 << 24  # elements of a matrix of sums over kernels: 128 MiB
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ def absorb(scope: Scope, node: NodeProto, start: Start, limits: Limits) -> Absor
     return Absorbed(kept, tuple(label(one) for one in applied.into), k)
 
 
-def sums(scope: Scope, value: str, limits: Limits) -> Float64 | None:
+def sums(scope: Scope, value: str, channels: int, limits: Limits) -> Float64 | None:
     """Return the weights of the layer that makes ``value``, summed over the kernel, (C, I).
 
-    None if it is no Conv, ConvTranspose, Gemm or MatMul with a constant weight. Input channels
-    that a grouped one does not read have weight 0.
+    None if its C is not ``channels``, if it is no Conv, ConvTranspose, Gemm or MatMul with a
+    constant weight, or a huge one. Input channels that a grouped one does not read have weight 0.
     """
     node = scope.producer.get(value)
     if node is None or node.op_type not in {*BIASED, "MatMul"} or not scope.is_onnx(node):
@@ -71,12 +72,19 @@ def sums(scope: Scope, value: str, limits: Limits) -> Float64 | None:
     W = constant_of(scope, node.input[1], limits)
     if not isinstance(W, Constant) or W.elem_type not in dtypes.FLOATS or len(W.shape) < 2:
         return None
+    group = int_attribute(node, "group", 1) if "Conv" in node.op_type else 1
+    if W.shape[0] * W.shape[1] * max(1, group) > MOST_SUMS:
+        return None
+    found = _sums(node, W, group)
+    return found if found is not None and len(found) == channels else None
+
+
+def _sums(node: NodeProto, W: Constant, group: int) -> Float64 | None:
     flat = np.concatenate([rows.reshape(*rows.shape[:2], -1).sum(2) for _, rows in slabs(W.tensor)])
     if node.op_type == "MatMul":
         return np.asarray(flat.T) if len(W.shape) == 2 else None
     if node.op_type == "Gemm":
         return flat if int_attribute(node, "transB", 0) else np.asarray(flat.T)
-    group = int_attribute(node, "group", 1)
     blocks = np.split(flat, group) if group >= 1 and len(flat) % group == 0 else []
     if node.op_type == "ConvTranspose":
         blocks = [block.T for block in blocks]

@@ -39,7 +39,13 @@ def raised(model: io.Model, least: int) -> tuple[io.Model, str]:
     have = version_of(model.proto)
     if have >= least:
         return model, ""
-    proto = io.to_proto(model)
+    try:
+        proto = io.to_proto(model)
+    except UsageError:
+        raise UsageError(
+            f"opset {have} cannot be raised to {least}: the model is over 2 GiB; "
+            "choose the encoding `instance`, which needs 7"
+        ) from None
     reason = _old_group_normalization(proto) if have < PER_CHANNEL <= least else ""
     how = ""
     if not reason and not proto.functions:

@@ -83,7 +83,9 @@ def _hand_over(site: Site, layer: Layer, between: str, limits: Limits) -> Handed
     """Fold the map in front of the norm, keep it, or leave it out."""
     gauge = gauge_of(layer.gauge)
     affine = "none" if gauge == "none" else layer.affine
-    sums = absorbing.sums(site.scope, site.value, limits) if gauge == "balance" else None
+    sums = None
+    if gauge == "balance":
+        sums = absorbing.sums(site.scope, site.value, site.channels, limits)
     begun = start(site.bn, layer.groups, gauge, layer.epsilon, sums)
     single = layer.groups == site.channels
     unbiased = absorbing.drop_bias(site.scope, site.value) if single else ""

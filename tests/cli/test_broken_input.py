@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("verb", ["fold", "inspect"])
+@pytest.mark.parametrize("verb", ["fold", "convert", "inspect"])
 @pytest.mark.parametrize("name", CASES)
 def test_one_line_and_the_right_status(cli: Run, tmp_path: Path, name: str, verb: str) -> None:
     data, status, code = CASES[name]
