@@ -168,8 +168,8 @@ def _peers() -> Iterator[Peers]:
         return
     from normsurgery import pytorch
 
-    with pytorch.group() as group:
-        yield group
+    with pytorch.processes() as peers:
+        yield peers
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from normsurgery.pytorch.distributed import Group, group
+    from normsurgery.pytorch.distributed import Processes, processes
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
     from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
@@ -33,8 +33,8 @@ _WHERE = {
     "GraphModule": "normsurgery.pytorch.interpreter",
     "UpdateReport": "normsurgery.pytorch.interpreter",
     "UpdateResult": "normsurgery.pytorch.interpreter",
-    "Group": "normsurgery.pytorch.distributed",
-    "group": "normsurgery.pytorch.distributed",
+    "Processes": "normsurgery.pytorch.distributed",
+    "processes": "normsurgery.pytorch.distributed",
     "FinetuneReport": "normsurgery.pytorch.finetuning",
     "FinetuneResult": "normsurgery.pytorch.finetuning",
     "Moment": "normsurgery.pytorch.finetuning",
@@ -56,9 +56,9 @@ __all__ = [
     "FinetuneReport",
     "FinetuneResult",
     "GraphModule",
-    "Group",
     "ModuleResult",
     "Moment",
+    "Processes",
     "UpdateReport",
     "UpdateResult",
     "build",
@@ -68,8 +68,8 @@ __all__ = [
     "export",
     "finetune",
     "fold",
-    "group",
     "load_weights",
+    "processes",
     "to_module",
     "update_weights",
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Group:
+class Processes:
     """The processes of torch's default process group; see ``recalibration.Peers``."""
 
     index: int
@@ -38,7 +38,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def group() -> Iterator[Group]:
+def processes() -> Iterator[Processes]:
     """Yield the processes that torchrun started; end the process group if this call began it.
 
     gloo connects them, since statistics lie in main memory; in a group that somebody else began
@@ -59,7 +59,7 @@ def group() -> Iterator[Group]:
     try:
         with_gpu = distributed.get_backend() == "nccl"
         where = torch.device("cuda", torch.cuda.current_device()) if with_gpu else "cpu"
-        yield Group(distributed.get_rank(), distributed.get_world_size(), torch.device(where))
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), torch.device(where))
     finally:
         if ours:
             distributed.destroy_process_group()

@@ -29,7 +29,7 @@ def work(out: Path, count: int, rank: int) -> None:
     images = np.load(SAMPLES / "digits.npz")["train_images"][:120]
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(count))
     found = {}
-    with pytorch.group() as peers:
+    with pytorch.processes() as peers:
         assert (peers.index, peers.count) == (rank, count)
         for mode, name in MODELS.items():
             result = normsurgery.recalibrate(

@@ -67,7 +67,7 @@ def test_torchrun_writes_once(tmp_path: Path) -> None:
 def test_outside_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UsageError, match="RANK is not set; start the processes with torchrun"):
-        pytorch.group().__enter__()
+        pytorch.processes().__enter__()
 
 
 def test_processes_with_other_files() -> None:

@@ -328,3 +328,61 @@ def test_a_broken_graph() -> None:
     proto.graph.node[1].input[0] = "nothing"
     with pytest.raises(GraphError, match="'nothing'"):
         normsurgery.unfold(proto, images())
+
+
+FUNCTION = """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+g (float[N, 3, 8, 8] x) => (float[N, 5] y)
+<float[4, 3, 1, 1] W, float[4, 4, 1, 1] V, float[4, 5] G>
+{
+  r = local.Layer(x, W)
+  t = local.Layer(r, V)
+  p = GlobalAveragePool(t)
+  f = Flatten(p)
+  y = Gemm(f, G)
+}
+<domain: "local", opset_import: ["" : 21]>
+Layer (a, w) => (z) {
+  c = Conv(a, w)
+  z = Relu(c)
+}"""
+
+
+def test_layers_in_functions_are_inlined(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(FUNCTION)
+    for name, shape in (("W", (4, 3, 1, 1)), ("V", (4, 4, 1, 1)), ("G", (4, 5))):
+        proto.graph.initializer.append(numpy_helper.from_array(weights(*shape, dtype=f32), name))
+    result = normsurgery.unfold(proto, images())
+    assert result.report.inlined == ["Layer"]
+    assert len(result.report.unfolded) == 2
+    fresh = images(5, seed=1)
+    expected = scores(proto, fresh, tmp_path)
+    np.testing.assert_array_equal(scores(result.model, fresh, tmp_path), expected)
+
+
+def test_a_model_of_old_whose_weights_are_inputs(tmp_path: Path) -> None:
+    """At IR 3 every initializer is listed as an input; the new ones are, too."""
+    proto = model(TEXT)
+    proto.ir_version, proto.opset_import[0].version = 3, 8
+    del proto.opset_import[1]
+    for tensor in proto.graph.initializer:
+        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        proto.graph.input.append(info)
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(5, f32), "C"))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("C", 1, [5]))
+    proto.graph.node[-1].input.append("C")  # Gemm had three operands then
+    result = normsurgery.unfold(proto, images())
+    onnx.checker.check_model(result.model)
+    assert len(result.report.unfolded) == 2
+    fresh = images(5, seed=1)
+    expected = scores(proto, fresh, tmp_path)
+    np.testing.assert_array_equal(scores(result.model, fresh, tmp_path), expected)
+
+
+def test_weights_that_a_caller_may_override_are_left_as_they_are(tmp_path: Path) -> None:
+    proto = model(W=weights(4, 3, 1, 1, dtype=f32) * f32(1e-3))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("W", 1, [4, 3, 1, 1]))
+    result = normsurgery.unfold(proto, images())
+    assert result.report.unfolded[0].weight_factor == 1
+    fresh = images(5, seed=1)
+    expected = scores(proto, fresh, tmp_path)
+    np.testing.assert_array_equal(scores(result.model, fresh, tmp_path), expected)
