@@ -10,7 +10,7 @@ import numpy as np
 
 from normsurgery.errors import NormSurgeryError
 from normsurgery.validation.inputs import KINDS, generate
-from normsurgery.validation.shapes import InputSpec, fit, resolve, specs
+from normsurgery.validation.shapes import InputSpec, fit, resolve, smaller, specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +42,8 @@ def input_sets(
 
     Every second set has a batch of `batch`, where the batch is dynamic and the model takes it: a
     wrong broadcast over axis 0 shows only then. The next round of all kinds swaps the two, so
-    that each kind comes in both.
+    that each kind comes in both, and has other sizes where they are dynamic: a size that somebody
+    took for fixed shows only then.
 
     Raises:
         NormSurgeryError: the model runs with none of the shapes that were tried.
@@ -61,8 +62,14 @@ def input_sets(
             double = _shapes(wanted, attempt, batch, shapes)
         except NormSurgeryError:
             double = single
+    pairs = [(single, double), (single, double)]
+    if count > len(KINDS):
+        small = _smaller(wanted, attempt, single, 1, shapes)
+        same = double == single
+        pairs[1] = small, small if same else _smaller(wanted, attempt, double, batch, shapes)
     for index in range(count):
-        chosen = double if (index + index // len(KINDS)) % 2 else single
+        swapped = (index + index // len(KINDS)) % 2
+        chosen = pairs[index // len(KINDS) % 2][swapped]
         kind = KINDS[index % len(KINDS)]
         make = functools.partial(_generate, wanted, chosen, kind, seed + index)
         described = ", ".join(f"{name} {shape}" for name, shape in chosen.items())
@@ -110,6 +117,22 @@ def _shapes(
         return attempt(generate(wanted, chosen, "normal", np.random.default_rng(0)))
 
     return fit(wanted, attempt_in, batch=batch, shapes=shapes)
+
+
+def _smaller(
+    wanted: Sequence[InputSpec],
+    attempt: Callable[[dict[str, np.ndarray]], object],
+    found: dict[str, tuple[int, ...]],
+    batch: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> dict[str, tuple[int, ...]]:
+    if all(isinstance(dim, int) for spec in wanted for dim in spec.shape[1:]):
+        return found
+
+    def attempt_in(chosen: Mapping[str, tuple[int, ...]]) -> object:
+        return attempt(generate(wanted, chosen, "normal", np.random.default_rng(0)))
+
+    return smaller(wanted, attempt_in, found, batch=batch, shapes=shapes)
 
 
 def _generate(

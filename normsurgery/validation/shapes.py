@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,35 @@ def fit(
         else:
             return candidate
     raise first or UsageError("the model has no shapes to try")
+
+
+def smaller(
+    wanted: Sequence[InputSpec],
+    attempt: Callable[[dict[str, tuple[int, ...]]], object],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of other dynamic dimensions than those of `found`, in which `attempt` succeeds too.
+
+    Smaller ones, since a float64 run may have to follow, but not tiny; `found` if there are none.
+    """
+    most = _elements(found)
+    for size in LADDER:
+        candidate = resolve(wanted, batch=batch, size=size, shapes=shapes)
+        if not most / 20 <= _elements(candidate) < most:
+            continue
+        try:
+            attempt(candidate)
+        except NormSurgeryError:
+            continue
+        return candidate
+    return dict(found)
+
+
+def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _learn(spec: InputSpec, shape: tuple[int, ...], known: dict[str, int]) -> None:

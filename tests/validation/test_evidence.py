@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 
+import numpy as np
 import onnx
 import pytest
-from validation.nets import BUGS, conv_bn_net, fold
+from validation.nets import BUGS, conv_bn_net, fold, graph
 from validation.specimens import MODELS, change, folded, weights
 
 import normsurgery
@@ -154,3 +155,19 @@ def test_what_cannot_be_collected_is_told(monkeypatch):
     found = quick(net, fold(net), depth=True)
     assert found.reasons == ("errors were not followed through depth: no such kernel",)
     assert found.coverage is not None
+
+
+def test_a_size_that_somebody_took_for_fixed_is_found():
+    """The candidate was simplified for 64 × 64; it fails on the sets of another size."""
+    model = graph("g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }")
+    wrong = graph(
+        """g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) {
+            r = Relu(x)
+            y = Reshape(r, to)
+        }""",
+        to=np.array([0, 3, 64, 64]),
+    )
+    assert quick(model, wrong, sets=6).ok
+    found = quick(model, wrong, sets=12)
+    assert found.status is Status.FAILED
+    assert "does not run" in found.runs[0].verdict.line()

@@ -142,3 +142,35 @@ def test_a_map_per_sample_is_one_array_per_key():
     assert {name: array.tolist() for name, array in flat.items()} == {
         "p['cat']": [0.25, 0.5], "p['dog']": [0.75, 0.5],
     }  # fmt: skip
+
+
+def sizes(model, count=12, refuse=lambda shape: False, **options):
+    """The shapes of x in all sets of a model that refuses some."""
+
+    def attempt(made):
+        if refuse(made["x"].shape):
+            raise UsageError("not that")
+
+    return [one.make()["x"].shape for one in input_sets(model, attempt, count, 0, **options)]
+
+
+def test_the_second_round_has_other_sizes():
+    model = graph("g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }")
+    found = sizes(model)
+    assert found[:6] == [(1, 3, 64, 64), (2, 3, 64, 64)] * 3
+    assert found[6:] == [(2, 3, 32, 32), (1, 3, 32, 32)] * 3
+    assert sizes(model, 6) == found[:6]
+
+
+def test_sizes_stay_where_the_model_takes_no_other():
+    model = graph("g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }")
+    found = sizes(model, refuse=lambda shape: shape[2] < 64)
+    assert {shape[2] for shape in found} == {64}
+    assert {shape[0] for shape in found} == {1, 2}
+
+
+def test_sizes_stay_where_they_are_given_or_fixed():
+    model = graph("g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }")
+    assert set(sizes(model, shapes={"x": (1, 3, 20, 24)})) == {(1, 3, 20, 24)}
+    fixed = graph("g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu(x) }")
+    assert {shape[2:] for shape in sizes(fixed)} == {(8, 8)}
