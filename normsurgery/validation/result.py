@@ -106,7 +106,9 @@ def sum_up(name: str, comparisons: Sequence[Comparison]) -> OutputParity:
     kinds = [comparison.status for comparison in comparisons]
     status = next(s for s in (Status.FAILED, Status.PASSED, Status.INCONCLUSIVE) if s in kinds)
     ratios = [c.ratio for c in comparisons if c.ratio is not None]
-    note = next((c.note for c in comparisons if c.status is status and c.note), "")
+    noted = [c for c in comparisons if c.status is status and c.note]
+    worst = max(noted, key=lambda c: float("inf") if c.ratio is None else c.ratio, default=None)
+    note = "" if worst is None else worst.note
     if status is Status.INCONCLUSIVE:
         note = f"{note} on every input set"
     return OutputParity(name, status, max(ratios, default=None), note, tuple(comparisons))

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,12 @@ from validation.test_validate import made_by
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_models"
+ENDLESS = """g (float[4] x) => (float[4] y) {
+    n = Constant<value_int = 9223372036854775807>()
+    t = Constant<value = bool {1}>()
+    y = Loop<body = b (int64 i, bool c, float[4] a) => (bool d, float[4] e)
+        {d = Identity(c) e = Neg(a)}>(n, t, x)
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +147,7 @@ def test_bad_models(cli, pair, tmp_path, what, status):
     if what == "garbage":
         path.write_bytes(b"garbage")
     elif what == "hang":
-        model = graph("""g (float[4] x) => (float[4] y) {
-            n = Constant<value_int = 9223372036854775807>()
-            t = Constant<value = bool {1}>()
-            y = Loop<body = b (int64 i, bool c, float[4] a) => (bool d, float[4] e)
-                {d = Identity(c) e = Neg(a)}>(n, t, x)
-        }""")
+        model = graph(ENDLESS)
         onnx.save(model, str(path))
     done = cli("validate", path, pair[1], "--timeout", 1)
     assert (done.status, done.out) == (status, b"")
@@ -241,3 +244,25 @@ def test_a_certificate_that_fails_ends_with_status_1(cli, tmp_path):
     assert done.status == 1
     assert "scores  CPU  passed" in done.out.decode()
     assert done.err.startswith("error[NS-E100]: certificate: FAILED: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_child_too(tmp_path, number):
+    path = tmp_path / "endless.onnx"
+    onnx.save(graph(ENDLESS), str(path))
+    code = "import sys; from normsurgery_cli.main import main; main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    arguments = [sys.executable, "-c", code, "validate", str(path), str(path)]
+    parent = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until = time.monotonic() + 60
+    while not (found := children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.02)
+    parent.send_signal(number)
+    out, err = parent.communicate(timeout=60)
+    assert (parent.returncode, out) == (130, b"")
+    assert err.strip().startswith(b"error[NS-E130]: interrupted")  # click begins a line first
+    assert not Path(f"/proc/{found[0]}").exists()

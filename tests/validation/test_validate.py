@@ -356,3 +356,48 @@ def test_no_elements_are_inconclusive():
     found = normsurgery.validate(empty, empty, data=feeds, isolate=False)
     assert found.status is Status.INCONCLUSIVE
     assert "no elements" in found.lines()[0]
+
+
+def classifier(keys, coefficients):
+    """Scaler, LinearClassifier and ZipMap, as skl2onnx writes them: labels, and a map a sample."""
+    rng = np.random.default_rng(0)
+    kind = onnx.TensorProto.STRING if isinstance(keys[0], str) else onnx.TensorProto.INT64
+    labels = {("strings" if isinstance(keys[0], str) else "ints"): keys}
+    zipped = {("strings" if isinstance(keys[0], str) else "int64s"): keys}
+    scale = {"offset": rng.normal(size=8).tolist(), "scale": rng.uniform(0.5, 2, 8).tolist()}
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", **scale),
+        helper.make_node("LinearClassifier", ["s"], ["label", "p"], domain="ai.onnx.ml",
+                         coefficients=coefficients, intercepts=[0.1, 0.2, 0.3], multi_class=1,
+                         post_transform="SOFTMAX",
+                         **{f"classlabels_{k}": v for k, v in labels.items()}),
+        helper.make_node("ZipMap", ["p"], ["z"], domain="ai.onnx.ml",
+                         **{f"classlabels_{k}": v for k, v in zipped.items()}),
+    ]  # fmt: skip
+    maps = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(1, None))
+    outputs = [
+        helper.make_tensor_value_info("label", kind, ["N"]),
+        helper.make_value_info("z", helper.make_sequence_type_proto(maps)),
+    ]
+    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["N", 8])], outputs)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize("keys", [[0, 1, 2], ["cat", "dog", "owl"]], ids=["ints", "strings"])
+def test_maps_of_a_classifier(keys):
+    coefficients = np.random.default_rng(1).normal(size=24).tolist()
+    good = classifier(keys, coefficients)
+    options = {"sets": 4, "optimized": False, "isolate": False}
+    found = normsurgery.validate(good, good, **options)
+    assert found.ok, found.lines()
+    verdict = found.runs[0].verdict
+    assert verdict.oracle == "float64"
+    assert [o.name for o in verdict.outputs] == ["label", *(f"z[{key!r}]" for key in keys)]
+    coefficients[3] *= 1.001
+    wrong = normsurgery.validate(good, classifier(keys, coefficients), **options)
+    assert [o.status for o in wrong.runs[0].verdict.outputs[1:]] == [Status.FAILED] * 3
+    other = normsurgery.validate(
+        good, classifier([*keys[:2], keys[2] * 2], coefficients), **options
+    )
+    assert "the reference has no such output" in [o.note for o in other.runs[0].verdict.outputs]
