@@ -121,7 +121,7 @@ def convert(
         result = ModuleResult(whole, content.report, plan=content.plan)
         result.unreached = _unreached(whole, before)
         if validate:
-            result.difference = _same(after, whole, example)
+            result.difference = _same(after, whole, before, module, example)
     return result
 
 
@@ -164,7 +164,7 @@ def fold(module: nn.Module, *, args: Args | None = None, validate: bool = True) 
             whole = replace_module(whole, old, building.in_a_row(rest))
         result = ModuleResult(whole, report, unreached=_unreached(whole, before))
         if validate:
-            result.difference = _same(after, whole, example)
+            result.difference = _same(after, whole, before, module, example)
             names = [value.name for value in before.graph.input]
             result.parity = checking.compare(eval_copy(module), eval_copy(whole), example, names)
             if not result.parity.ok:
@@ -283,8 +283,16 @@ def _unreached(module: nn.Module, before: ModelProto) -> list[str]:
     ]
 
 
-def _same(graph: ModelProto, module: nn.Module, example: Sequence[torch.Tensor]) -> float | None:
-    """Raise ``ParityError`` unless ``module`` computes what ``graph`` computes, in float64."""
-    names = [value.name for value in graph.graph.input]
-    plain, _ = prepare(eval_copy(module))  # parametrized weights as the graph has them
-    return checking.check_same(io.from_proto(graph), plain, example, names)
+def _same(
+    after: ModelProto,
+    changed: nn.Module,
+    before: ModelProto,
+    module: nn.Module,
+    example: Sequence[torch.Tensor],
+) -> float | None:
+    """Raise ``ParityError`` unless ``changed`` computes what ``after`` computes, in float64."""
+    names = [value.name for value in before.graph.input]
+    # parametrized weights as the graphs have them
+    (now, _), (then, _) = prepare(eval_copy(changed)), prepare(eval_copy(module))
+    pairs = (io.from_proto(after), now), (io.from_proto(before), then)
+    return checking.same(*pairs, example, names)
