@@ -10,7 +10,7 @@ its affine map in front of the norm, or its norm, and the report says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -18,8 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from normsurgery import conversion, io
 from normsurgery.constants import Limits
+from normsurgery.conversion import choosing
 from normsurgery.conversion.layers import KEEP
-from normsurgery.conversion.start import DEFAULT, EPSILON
+from normsurgery.conversion.start import EPSILON
 from normsurgery.edits import finish
 from normsurgery.errors import ModuleError, ParityError, UsageError
 from normsurgery.folding import apply, plan, table
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+    from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
     from normsurgery.conversion.layers import Layer
     from normsurgery.conversion.report import ConvertReport
+    from normsurgery.data import Data, Pixels
     from normsurgery.graph import Scope
     from normsurgery.validation import Parity
 
@@ -74,22 +77,26 @@ def convert(
     to: str = "group",
     *,
     args: Args | None = None,
-    groups: int | None = None,
+    groups: int | str | None = None,
     channels_per_group: int | None = None,
     least: int | None = None,
-    gauge: str = DEFAULT,
+    gauge: str = "auto",
     affine: str = "auto",
     epsilon: float = EPSILON,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     plan: Sequence[Layer] | str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Data | Mapping[str, NDArray[Any]] | None = None,
+    pixels: Pixels | None = None,
+    samples: int | None = choosing.SAMPLES,
     validate: bool = True,
 ) -> ModuleResult:
     """Put another norm in the place of every BatchNorm of ``module``, ready to be trained.
 
     module: is not changed; the result is a copy on its device and in its mode. args: an example
     input, as for ``export``; guessed from the first layer unless given. The other options are
-    those of ``normsurgery.convert``; ``only`` and ``skip`` match names of modules.
+    those of ``normsurgery.convert``; ``only`` and ``skip`` match names of modules, and the inputs
+    of ``data`` have the names of ``forward``'s parameters.
 
     *group* and *layer* become ``nn.GroupNorm`` (layer: of one group, with a scale per channel),
     *instance* ``nn.InstanceNorm*d``, each with ``affine=True``; *affine* a ``ChannelAffine``. A map
@@ -105,11 +112,14 @@ def convert(
         content = conversion.convert(
             before, to, groups=groups, channels_per_group=channels_per_group, least=least,
             gauge=gauge, affine=affine, epsilon=epsilon, encoding="auto" if to == "affine" else
-            "instance", only=only, skip=skip, plan=plan,
+            "instance", only=only, skip=skip, plan=plan, data=data, pixels=pixels, samples=samples,
         )  # fmt: skip
         norms = _norms(places, content.plan)
         while refused := _refused(places, content):
-            content = conversion.convert(before, plan=_without(content.plan, refused))
+            layers = _without(content.plan, refused)
+            content = conversion.convert(
+                before, plan=layers, data=data, pixels=pixels, samples=samples
+            )
         after = content.model
         for change in changes(places, after, norms):
             places.carry_out(change)

@@ -131,7 +131,7 @@ def test_folded_coefficients_are_rounded_once() -> None:
 def test_start_of_a_converted_norm() -> None:
     """Whiten, one group: γ' = γ·√(1 + ε), and k keeps the norm of the weights (DESIGN §3)."""
     module, x, _ = nets.make("batch2d")
-    made: Any = convert(module, args=x).module
+    made: Any = convert(module, args=x, gauge="whiten", epsilon=1.0).module
     k = made.norm.eps**0.5  # ε = k²·1
     torch.testing.assert_close(made.conv.weight.norm(), module.conv.weight.norm())
     sigma = torch.sqrt(module.norm.running_var + module.norm.eps)
@@ -413,3 +413,14 @@ def test_attributes_of_float32_are_no_difference() -> None:
     result = convert(module, args=x)
     assert result.difference is not None
     assert 1e-9 < result.difference < 1e-7
+
+
+def test_data_choose_what_is_auto(tmp_path: Path) -> None:
+    """As in a file: gauge and groups by agreement with the original on some images."""
+    module = network("ResNet")
+    x = torch.cat([images("ResNet")] * 3).numpy()
+    np.savez(tmp_path / "images.npz", input=x)
+    result = convert(module, args=images("ResNet"), groups="auto", data=tmp_path / "images.npz")
+    assert result.report.choices
+    assert result.report.drift is not None
+    assert kinds(result.module, nn.GroupNorm) == 11
