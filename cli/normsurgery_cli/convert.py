@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from normsurgery_cli import files, samples
+from normsurgery_cli import files, proving, samples
 
 if TYPE_CHECKING:
     from normsurgery import ConvertResult
+    from normsurgery.validation import Parity
 
 TARGETS = ("group", "instance", "layer", "affine", "batch")
 GAUGES = ("auto", "balance", "whiten", "fold", "none")
@@ -71,6 +72,7 @@ GROUPS = Groups()
 @samples.options
 @click.option("--html", help="Write the report, with a plot of the drift, to this file.")
 @click.option("--cost", is_flag=True, help="Measure time and memory before and after.")
+@click.option("--no-validate", is_flag=True, help="Skip the parity check of a frozen map.")
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write no model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -94,6 +96,7 @@ def command(
     limit: int | None,
     html: str | None,
     cost: bool,
+    no_validate: bool,
     epsilon: float | None,
     **options: Any,
 ) -> None:
@@ -101,7 +104,8 @@ def command(
 
     The new norm starts where the model stood, so that it keeps its accuracy without training, and
     can be trained on small batches. With --data, the drift of every layer and of the outputs is
-    measured. MODEL may be - for standard input.
+    measured. A frozen map (--to affine) is no change: its outputs are compared with those of MODEL.
+    MODEL may be - for standard input.
     """
     if data is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -115,35 +119,46 @@ def command(
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
-    if html is not None:
-        io.check_output(Path(html), force=force)
+    for beside in (html, write_plan):
+        if beside is not None:
+            io.check_output(Path(beside), force=force)
     if epsilon is not None:
         options["epsilon"] = epsilon
     with files.source_file(model) as source:
         if data is not None:
             options["data"] = samples.read(source, data, arrays, mean, std, size, limit)
         result = normsurgery.convert(source, to, plan=plan, cost=cost, **options)
+        parity: Parity | str | None = None
         if not dry_run:
             inline = False if target == files.STREAM else external
             with files.target_file(target) as path:
-                result.save(path, force=force, external=inline)
+                if all(one.to == "affine" for one in result.report.converted):
+                    parity = proving.save(
+                        result, source, path,
+                        force=force, external=inline, no_validate=no_validate, keep=False,
+                    )  # fmt: skip
+                else:
+                    result.save(path, force=force, external=inline)
     shown = None if dry_run else target
     if write_plan is not None:
         layers.write(write_plan, result.plan)
     if html is not None:
         files.write_page(html, conversion_page.page(model, shown, result), force=force)
     if as_json:
-        click.echo(render.to_json(summary(model, shown, result)))
+        click.echo(render.to_json(summary(model, shown, result, parity)))
     else:
-        render.convert_report(model, shown, result)
+        render.convert_report(model, shown, result, parity)
 
 
-def summary(source: str, output: str | None, result: ConvertResult) -> dict[str, Any]:
-    """Return the result as plain data."""
+def summary(
+    source: str, output: str | None, result: ConvertResult, parity: Parity | str | None
+) -> dict[str, Any]:
+    """Return the result as plain data; parity: of a conversion that changes nothing, else None."""
     return {
         "verb": "convert",
         "input": source,
         "output": output,
         "report": result.report.to_dict(),
         "plan": [vars(layer) for layer in result.plan],
+        "parity": parity if parity is None or isinstance(parity, str) else parity.to_dict(),
     }

@@ -233,8 +233,13 @@ def _range(values: Range | None) -> str:
     return "" if values is None else f"{values.low:.3g} … {values.high:.3g}"
 
 
-def convert_report(source: str, output: str | None, result: ConvertResult) -> None:
-    """Print each norm's new one and where its affine map went, and what stays and why."""
+def convert_report(
+    source: str, output: str | None, result: ConvertResult, parity: Parity | str | None = None
+) -> None:
+    """Print each norm's new one and where its affine map went, and what stays and why.
+
+    parity: of a conversion that changes nothing.
+    """
     report = result.report
     rows: list[Row] = []
     for one in report.converted:
@@ -274,6 +279,8 @@ def convert_report(source: str, output: str | None, result: ConvertResult) -> No
             else f", {before.megabytes:.0f} → {after.megabytes:.0f} MB"
         )
         lines.append(f"cost: {before.milliseconds:.3g} → {after.milliseconds:.3g} ms a run{memory}")
+    if parity is not None:
+        lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
     columns = ("node", "", "to", "groups", "start, or why it stays")
     _show(columns, rows, lines, to_stderr=output == "-")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from normsurgery import norms
+from normsurgery import atomic, norms
 from normsurgery.conversion.start import DEFAULT, EPSILON, GAUGES
 from normsurgery.errors import ModelIOError, UsageError
 
@@ -65,10 +65,13 @@ _TYPES = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
 def write(path: str | os.PathLike[str], layers: Sequence[Layer]) -> None:
-    """Write the plan as JSON. Raises ``ModelIOError``."""
+    """Write the plan as JSON, whole or not at all. Raises ``ModelIOError``."""
     text = json.dumps({"convert": [asdict(layer) for layer in layers]}, indent=2)
+    target = Path(path)
     try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        with atomic.temporary(target) as (name, file):
+            file.write(f"{text}\n".encode())
+            atomic.commit(file, name, target)
     except OSError as error:
         raise ModelIOError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -48,7 +48,9 @@ def raised(model: io.Model, least: int) -> tuple[io.Model, str]:
         ) from None
     reason = _old_group_normalization(proto) if have < PER_CHANNEL <= least else ""
     how = ""
-    if not reason and not proto.functions:
+    if proto.functions or proto.graph.sparse_initializer:
+        how = "onnx's converter loses functions and sparse tensors"
+    elif not reason:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -90,6 +92,8 @@ def _restore(before: ModelProto, after: ModelProto) -> None:
     for field in ("metadata_props", "training_info"):
         if not getattr(after, field):
             getattr(after, field).extend(getattr(before, field))
+    if not after.graph.quantization_annotation:
+        after.graph.quantization_annotation.extend(before.graph.quantization_annotation)
     after.doc_string = before.doc_string
     after.producer_name, after.producer_version = before.producer_name, before.producer_version
     after.ir_version = max(before.ir_version, after.ir_version)

@@ -68,6 +68,27 @@ def test_a_dry_run_writes_the_plan_alone_and_the_plan_does_the_same(
     assert output.read_bytes() == direct.read_bytes()
 
 
+def test_a_frozen_map_is_proved_and_what_changes_is_not(cli: Run, tmp_path: Path) -> None:
+    frozen = cli("convert", RESNET, "--to", "affine", "-o", tmp_path / "a.onnx").out.decode()
+    assert "parity: ok" in frozen
+    assert "drift" not in frozen
+    skipped = cli("convert", RESNET, "-t", "affine", "--no-validate", "-o", tmp_path / "b.onnx")
+    assert "parity: not run (--no-validate)" in skipped.out.decode()
+    changed = cli("convert", RESNET, "-o", tmp_path / "c.onnx").out.decode()
+    assert "parity" not in changed
+    assert "drift: not measured" in changed
+
+
+def test_a_plan_is_replaced_by_force_alone(cli: Run, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text("mine")
+    arguments = ("convert", RESNET, "--dry-run", "--write-plan", plan)
+    assert cli(*arguments).status == 4
+    assert plan.read_text() == "mine"
+    assert cli(*arguments, "--force").status == 0
+    assert json.loads(plan.read_text())["convert"]
+
+
 def test_streams(cli: Run, tmp_path: Path) -> None:
     outcome = cli("convert", "-", stdin=RESNET.read_bytes())
     assert outcome.status == 0, outcome.err

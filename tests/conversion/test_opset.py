@@ -109,6 +109,25 @@ def test_by_hand_only_where_the_operators_kept_their_meaning(
         normsurgery.convert(changed, encoding="native")
 
 
+def test_what_the_converter_would_lose_is_raised_by_hand_or_put_back() -> None:
+    source = model(17)
+    values = onnx.numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "where")
+    source.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    made, how = opset.raised(from_proto(source), 21)
+    assert how == "opset 17 → 21, by hand"
+    assert made.proto.graph.sparse_initializer == source.graph.sparse_initializer
+    source = model(17)
+    source.doc_string = "ours"
+    source.metadata_props.add(key="who", value="we")
+    source.graph.quantization_annotation.add(tensor_name="c")
+    made, how = opset.raised(from_proto(source), 21)
+    assert how == "opset 17 → 21, by onnx"
+    assert made.proto.doc_string == "ours"
+    assert made.proto.metadata_props == source.metadata_props
+    assert made.proto.graph.quantization_annotation == source.graph.quantization_annotation
+
+
 def grouped(channels: int | None = 8) -> ModelProto:
     """GroupNormalization of opset 18, which has a scale per group, behind the BN."""
     tail = "z = GroupNormalization <num_groups = 2> (y, gs, gb)"
