@@ -93,7 +93,8 @@ def histogram(
 ) -> Markup:
     """Return bars of ``counts`` between neighbouring ``edges``, which are one more."""
     across = _linear(list(edges), _LEFT, WIDTH - _RIGHT)
-    up = _linear([0.0, *counts], HEIGHT - _BOTTOM, _TOP)
+    whole = all(float(count).is_integer() for count in counts)
+    up = _linear([0.0, *counts], HEIGHT - _BOTTOM, _TOP, whole=whole)
     parts = [_axes(across, up, x_label, y_label)]
     for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
         x0, x1, y = across.place(left), across.place(right), up.place(count)

@@ -181,7 +181,7 @@ def _before(course: Course) -> Markup:
 def _certificate(certificate: LocalCertificate) -> Markup:
     if not certificate.tensors:
         return html.section("Coefficients", html.paragraph(certificate.line()))
-    parts = [html.paragraph(failure) for failure in certificate.failures]
+    parts = [html.paragraph(failure) for failure in certificate.failures[1:]]
     worst = [one.max_ulp for one in certificate.tensors]
     parts.append(
         charts.histogram(

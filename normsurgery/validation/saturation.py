@@ -21,6 +21,7 @@ from normsurgery import io
 from normsurgery.errors import NormSurgeryError
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
+from normsurgery.tensors import tensors_in
 from normsurgery.validation.compare import Status
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SATURATING = frozenset({"Sigmoid", "Softmax", "Tanh"})
 _UNMOVED = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _MARK = " before "
+MOST = 1 << 32
+"""Bytes of weights of both models together that are copied for this."""
 
 
 @contextlib.contextmanager
@@ -39,7 +42,8 @@ def unsaturated(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]
     """Yield files of the two models with more outputs; the same files where none saturates.
 
     An output counts where it comes from the same saturating operator in both models. A model that
-    cannot be read stays as it is: whoever runs it says why.
+    cannot be read stays as it is: whoever runs it says why. So do models of over `MOST` bytes, since
+    the files are copies.
     """
     try:
         ours, theirs = io.load(reference), io.load(candidate)
@@ -52,7 +56,8 @@ def unsaturated(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]
         node, twin = (_saturating(graph.main, output.name) for graph in graphs)
         if node is not None and twin is not None and node.op_type == twin.op_type:
             pairs.append((f"{output.name}{_MARK}{node.op_type}", node, twin))
-    if not pairs or any(graph.main.opset < 11 for graph in graphs):
+    old = any(graph.main.opset < 11 for graph in graphs)
+    if not pairs or old or sum(map(_bytes, (ours, theirs))) > MOST:
         yield reference, candidate
         return
     with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
@@ -83,6 +88,11 @@ def settled(parity: Parity) -> Parity:
         elif _MARK not in one.name:
             kept.append(one)
     return replace(parity, outputs=tuple(kept))
+
+
+def _bytes(model: io.Model) -> int:
+    payloads = (model.store.payload(tensor) for tensor in tensors_in(model.proto))
+    return sum(payload.nbytes for payload in payloads if payload is not None)
 
 
 def _saturating(main: Scope, name: str) -> NodeProto | None:

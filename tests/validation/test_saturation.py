@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 from validation.nets import fold, graph
-from validation.specimens import MODELS, change, clone, nodes
+from validation.specimens import MODELS, change, clone, nodes, sample
 
+from normsurgery.validation import saturation
 from normsurgery.validation.saturation import settled, unsaturated
 from normsurgery.validation.verdict import parity
 
@@ -102,4 +103,13 @@ def test_nothing_is_added_where_the_ends_differ(tmp_path, how):
 
 def test_nothing_is_added_where_nothing_saturates(tmp_path):
     model = MODELS["net"]()
+    assert judged(tmp_path, model, clone(model), sets=1)[1]
+
+
+def test_nothing_is_copied_that_is_too_big(tmp_path, monkeypatch):
+    model = sample("resnet")
+    nodes(model, "Gemm")[0].output[0] = "logits"
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["scores"]))
+    assert not judged(tmp_path, model, clone(model), sets=1)[1]
+    monkeypatch.setattr(saturation, "MOST", 1 << 18)
     assert judged(tmp_path, model, clone(model), sets=1)[1]
