@@ -42,8 +42,8 @@ def unsaturated(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]
     """Yield files of the two models with more outputs; the same files where none saturates.
 
     An output counts where it comes from the same saturating operator in both models. A model that
-    cannot be read stays as it is: whoever runs it says why. So do models of over `MOST` bytes, since
-    the files are copies.
+    cannot be read stays as it is: whoever runs it says why. So do models of over `MOST` bytes,
+    since the files are copies.
     """
     try:
         ours, theirs = io.load(reference), io.load(candidate)
