@@ -70,6 +70,12 @@ GROUPS = Groups()
 @click.option("--write-plan", help="Write the decisions per norm to this file.")
 @click.option("-d", "--data", help="Samples to choose by and to tell the drift: .npz, images …")
 @samples.options
+@click.option(
+    "--distill",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Train the new norms' scale and bias to give MODEL's outputs on --data; needs torch.",
+)
 @click.option("--html", help="Write the report, with a plot of the drift, to this file.")
 @click.option("--cost", is_flag=True, help="Measure time and memory before and after.")
 @click.option("--no-validate", is_flag=True, help="Skip the parity check of a frozen map.")
@@ -98,6 +104,7 @@ def command(
     cost: bool,
     no_validate: bool,
     epsilon: float | None,
+    distill: int | None,
     **options: Any,
 ) -> None:
     """Put another norm in the place of every BatchNormalization of MODEL.
@@ -110,7 +117,7 @@ def command(
     if data is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
-    from normsurgery import io
+    from normsurgery import io, pytorch
     from normsurgery.conversion import layers
     from normsurgery_cli import conversion_page, render
 
@@ -122,12 +129,20 @@ def command(
     for beside in (html, write_plan):
         if beside is not None:
             io.check_output(Path(beside), force=force)
+    if distill is not None:
+        if data is None:
+            raise click.UsageError("--distill needs --data: samples to learn on, without labels.")
+        teach = pytorch.distill  # without torch this is an error, before any work
     if epsilon is not None:
         options["epsilon"] = epsilon
     with files.source_file(model) as source:
         if data is not None:
             options["data"] = samples.read(source, data, arrays, mean, std, size, limit)
         result = normsurgery.convert(source, to, plan=plan, cost=cost, **options)
+        taught = None
+        if distill is not None:
+            taught = teach(source, result.content, options["data"], steps=distill)
+            result.content = taught.content
         parity: Parity | str | None = None
         if not dry_run:
             inline = False if target == files.STREAM else external
@@ -145,9 +160,13 @@ def command(
     if html is not None:
         files.write_page(html, conversion_page.page(model, shown, result), force=force)
     if as_json:
-        click.echo(render.to_json(summary(model, shown, result, parity)))
+        found = summary(model, shown, result, parity)
+        if taught is not None:
+            found["distilled"] = taught.report.to_dict()
+        click.echo(render.to_json(found))
     else:
-        render.convert_report(model, shown, result, parity)
+        distilled = taught.report.line() if taught else None
+        render.convert_report(model, shown, result, parity, distilled)
 
 
 def summary(

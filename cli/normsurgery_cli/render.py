@@ -234,11 +234,15 @@ def _range(values: Range | None) -> str:
 
 
 def convert_report(
-    source: str, output: str | None, result: ConvertResult, parity: Parity | str | None = None
+    source: str,
+    output: str | None,
+    result: ConvertResult,
+    parity: Parity | str | None = None,
+    distilled: str | None = None,
 ) -> None:
     """Print each norm's new one and where its affine map went, and what stays and why.
 
-    parity: of a conversion that changes nothing.
+    parity: of a conversion that changes nothing. distilled: what was learned, in a line.
     """
     report = result.report
     rows: list[Row] = []
@@ -271,6 +275,8 @@ def convert_report(
         lines.append(report.drift.line())
     elif not exact:
         lines.append("drift: not measured (--data gives samples to do it on)")
+    if distilled:
+        lines.append(distilled)
     if report.cost is not None:
         before, after = report.cost
         memory = (

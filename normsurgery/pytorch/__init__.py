@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from normsurgery.pytorch.distributed import Processes, processes
+    from normsurgery.pytorch.distilling import DistillReport, DistillResult, distill
+    from normsurgery.pytorch.distributed import Group, Processes, group, processes
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
     from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from normsurgery.pytorch.weights import load_weights
 
 _WHERE = {
+    "DistillReport": "normsurgery.pytorch.distilling",
+    "DistillResult": "normsurgery.pytorch.distilling",
     "ExportReport": "normsurgery.pytorch.exporting",
     "ExportResult": "normsurgery.pytorch.exporting",
     "GraphModule": "normsurgery.pytorch.interpreter",
@@ -41,6 +44,7 @@ _WHERE = {
     "ModuleResult": "normsurgery.pytorch.modules",
     "build": "normsurgery.pytorch.factory",
     "convert": "normsurgery.pytorch.modules",
+    "distill": "normsurgery.pytorch.distilling",
     "dynamic": "normsurgery.pytorch.factory",
     "examples": "normsurgery.pytorch.factory",
     "export": "normsurgery.pytorch.exporting",
@@ -51,6 +55,8 @@ _WHERE = {
     "update_weights": "normsurgery.pytorch.interpreter",
 }
 __all__ = [
+    "DistillReport",
+    "DistillResult",
     "ExportReport",
     "ExportResult",
     "FinetuneReport",
@@ -63,6 +69,7 @@ __all__ = [
     "UpdateResult",
     "build",
     "convert",
+    "distill",
     "dynamic",
     "examples",
     "export",

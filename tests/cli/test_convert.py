@@ -157,3 +157,35 @@ def test_back_to_batch_normalization(cli: Run, output: Path, tmp_path: Path) -> 
     assert operators(back).count("BatchNormalization") == 11
     assert "InstanceNormalization" not in operators(back)
     assert accuracy(back) > 0.98 > accuracy(output)
+
+
+def test_distillation_without_labels(cli: Run, output: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images.npz"
+    np.savez(images, image=np.load(SAMPLES / "digits.npz")["train_images"][:128])
+    options = ("--gauge", "whiten", "--channels-per-group", "8", "--data", images)
+    outcome = cli("convert", RESNET, *options, "--distill", "30", "--json", "-o", output)
+    assert outcome.status == 0, outcome.err
+    found = json.loads(outcome.out)["distilled"]
+    assert found["best"] > 0
+    assert found["after"] < found["before"]
+    assert accuracy(output) >= 0.98 * accuracy(RESNET)
+    outcome = cli("convert", RESNET, *options, "--distill", "2", "--force", "-o", output)
+    assert "distilled" in outcome.out.decode()
+
+
+def test_distillation_needs_data(cli: Run, output: Path) -> None:
+    outcome = cli("convert", RESNET, "--distill", "30", "-o", output)
+    assert outcome.status == 2
+    assert "--distill needs --data" in outcome.err
+    assert not output.exists()
+
+
+def test_distillation_needs_torch(cli: Run, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import normsurgery.pytorch
+
+    monkeypatch.setattr(normsurgery.pytorch, "find_spec", lambda name: None)
+    data = SAMPLES / "digits.npz"
+    outcome = cli("convert", RESNET, "-d", f"{data}:train", "--distill", "3", "-o", output)
+    assert outcome.status == 6
+    assert "normsurgery[torch]" in outcome.err
+    assert not output.exists()
