@@ -14,7 +14,7 @@ from normsurgery.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from normsurgery.pytorch.distilling import DistillReport, DistillResult, distill
-    from normsurgery.pytorch.distributed import Group, Processes, group, processes
+    from normsurgery.pytorch.distributed import Processes, processes
     from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
     from normsurgery.pytorch.factory import build, dynamic, examples
     from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
