@@ -79,6 +79,13 @@ def test_a_frozen_map_is_proved_and_what_changes_is_not(cli: Run, tmp_path: Path
     assert "drift: not measured" in changed
 
 
+def test_a_model_that_was_folded_is_pointed_to_unfold(cli: Run, tmp_path: Path) -> None:
+    folded = SAMPLES / "digits_resnet_folded.onnx"
+    outcome = cli("convert", folded, "-o", tmp_path / "out.onnx", "--no-validate")
+    assert outcome.status == 0
+    assert "normsurgery unfold" in outcome.out.decode()
+
+
 def test_a_plan_is_replaced_by_force_alone(cli: Run, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text("mine")
