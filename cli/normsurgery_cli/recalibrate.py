@@ -56,6 +56,7 @@ class Shard(click.ParamType[tuple[int, int]]):
     "--shard", type=Shard(), default="1/1", help="With --partial: this share of the data."
 )
 @click.option("--merge", is_flag=True, help="Take the statistics from the files after MODEL.")
+@click.option("--freeze-inputs", is_flag=True, help="Do norms of overridable statistics too.")
 @click.option("--external/--inline", default=None, help="Weights in a data file, or inside.")
 def command(
     model: str,
@@ -77,6 +78,7 @@ def command(
     partial: str | None,
     shard: tuple[int, int],
     merge: bool,
+    freeze_inputs: bool,
     external: bool | None,
 ) -> None:
     """Estimate the statistics of every BatchNormalization of MODEL anew, on other data.
@@ -101,9 +103,10 @@ def command(
         if first and not dry_run and written != files.STREAM:
             io.check_output(Path(written), force=force)
         options: dict[str, Any] = {"only": only, "skip": skip, "batch_size": batch_size}
+        options["freeze_inputs"] = freeze_inputs
         with _steps(first) as step:
             if merge:
-                result = recalibration.merge(source, statistics)
+                result = recalibration.merge(source, statistics, freeze_inputs=freeze_inputs)
             else:
                 given = samples.read(source, data or "", arrays, mean, std, size, limit)
                 if partial is not None:

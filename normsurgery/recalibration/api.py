@@ -80,6 +80,7 @@ def recalibrate(
     pixels: datasets.Pixels | None = None,
     peers: Peers | None = None,
     threads: int | None = None,
+    freeze_inputs: bool = False,
     step: Callable[[int, int], None] | None = None,
 ) -> RecalibrateResult:
     """Estimate the statistics of every BatchNormalization anew, on ``data``.
@@ -95,12 +96,15 @@ def recalibrate(
     batch_size: samples that run together; results depend on it in mode ``batch`` alone.
     peers: the processes to share the work with; see ``normsurgery.pytorch.distributed``. Each gets
     the same result, to the bit, for any number of them.
+    freeze_inputs: do norms whose statistics are graph inputs with a default, which a caller could
+    override, too; they become constants.
     step: called with the number of blocks that this process has done, and will do in all.
 
     Raises ``UsageError`` where the data do not fit, there is no norm to do, or statistics are not
     finite; and what ``normsurgery.fold`` and onnxruntime raise.
     """
-    opened, given, parts = _open(model, data, mode, only, skip, batch_size, pixels)
+    opened = _open_model(model, mode, only, skip, freeze_inputs)
+    given, parts = _open_data(opened, data, mode, batch_size, pixels)
     if outputs is not None:
         opened.sites = [site for site in opened.sites if site.node.output[0] in outputs]
     peers = peers or Alone()
@@ -127,6 +131,7 @@ def partial(
     batch_size: int = BATCH_SIZE,
     pixels: datasets.Pixels | None = None,
     threads: int | None = None,
+    freeze_inputs: bool = False,
     step: Callable[[int, int], None] | None = None,
 ) -> Partial:
     """Return the statistics of a shard of ``data`` in mode ``batch``, to be saved and merged.
@@ -135,7 +140,8 @@ def partial(
     is no such thing in mode ``sequential``: a depth can be measured only when all shards of the
     one before it were merged.
     """
-    opened, given, parts = _open(model, data, "batch", only, skip, batch_size, pixels)
+    opened = _open_model(model, "batch", only, skip, freeze_inputs)
+    given, parts = _open_data(opened, data, "batch", batch_size, pixels)
     mine = blocks.share(len(parts), *shard)
     done = _Counter(step, sum(len(parts[one]) for one in mine))
     content = _as_measured(opened, "batch")
@@ -154,6 +160,8 @@ def partial(
 def merge(
     model: str | os.PathLike[str] | ModelProto | Any,
     statistics: Sequence[Partial | str | os.PathLike[str]],
+    *,
+    freeze_inputs: bool = False,
 ) -> RecalibrateResult:
     """Give ``model`` the statistics of all shards together, each a ``Partial`` or its file.
 
@@ -161,7 +169,7 @@ def merge(
     """
     every = [one if isinstance(one, shards.Partial) else shards.load(one) for one in statistics]
     moments, samples = shards.merged(every)
-    opened = _open_model(model, "batch", (), ())
+    opened = _open_model(model, "batch", (), (), freeze_inputs)
     for one in every:
         if one.origin.model != opened.digest:
             raise UsageError(f"{one.name} has statistics of another model; measure this one")
@@ -188,13 +196,17 @@ class _Counter:
             self.told(self.done, self.total)
 
 
-def _open_model(model: Any, mode: str, only: Sequence[str], skip: Sequence[str]) -> _Opened:
+def _open_model(
+    model: Any, mode: str, only: Sequence[str], skip: Sequence[str], freeze_inputs: bool
+) -> _Opened:
+    if mode not in MODES:
+        raise UsageError(f"mode {mode!r} is none of {', '.join(MODES)}")
     content, form = models.take(model)
     digest = hashlib.sha256()
     if content.source is not None:
         digest.update(content.source.view)
     inlined = inlining.inline(content)
-    graph = Graph(content)
+    graph = Graph(content, freeze_inputs=freeze_inputs)
     sites, left = find(graph, only, skip)
     if not sites:
         why = f"; the first of {len(left)}, `{left[0].node}`: {left[0].reason}" if left else ""
@@ -203,19 +215,14 @@ def _open_model(model: Any, mode: str, only: Sequence[str], skip: Sequence[str])
     return _Opened(content, form, graph, sites, report, digest.hexdigest())
 
 
-def _open(
-    model: Any,
+def _open_data(
+    opened: _Opened,
     data: Given,
     mode: str,
-    only: Sequence[str],
-    skip: Sequence[str],
     batch_size: int,
     pixels: datasets.Pixels | None,
-) -> tuple[_Opened, Data, list[list[blocks.Block]]]:
-    """Open the model and the data, and cut the data into parts."""
-    if mode not in MODES:
-        raise UsageError(f"mode {mode!r} is none of {', '.join(MODES)}")
-    opened = _open_model(model, mode, only, skip)
+) -> tuple[Data, list[list[blocks.Block]]]:
+    """Open the data for the model, and cut them into parts."""
     given = datasets.take(data, datasets.inputs_of(opened.content.proto), pixels=pixels)
     cut = blocks.cut(len(given), batch_size, given.inputs[0].batch)
     if mode == "batch" and min(last - first for first, last in cut) < 2:
@@ -224,7 +231,7 @@ def _open(
             "--batch-size, or --mode sequential"
         )
     opened.report.samples = len(given)
-    return opened, given, blocks.parts(cut)
+    return given, blocks.parts(cut)
 
 
 def _agree(opened: _Opened, given: Data, peers: Peers) -> None:

@@ -82,7 +82,8 @@ def _site(
     mean, var = (constant_of(scope, node.input[slot]) for slot in (MEAN, VAR))
     for which, one in (("mean", mean), ("var", var)):
         if isinstance(one, NotConstant):
-            return Left(name, "not-constant", f"its {which} `{one.name}` is {one.detail}")
+            hint = "; --freeze-inputs takes it as it is" if one.kind == "overridable" else ""
+            return Left(name, "not-constant", f"its {which} `{one.name}` is {one.detail}{hint}")
         if len(one.shape) != 1 or one.elem_type not in dtypes.FLOATS:
             raise GraphError(f"{label(node)}: {which} `{one.name}` is no vector of floats")
     if not (isinstance(mean, Constant) and isinstance(var, Constant)) or mean.shape != var.shape:

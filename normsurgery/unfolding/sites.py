@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 from normsurgery import dtypes, shapes
+from normsurgery.constants import Constant, constant_of
 from normsurgery.nodes import label
 from normsurgery.unfolding.report import Left
 
@@ -89,6 +90,8 @@ def _unfit(
         rank = shapes.rank(scope, value)
         if rank != 2:
             return "rank", f"channels of `{value}` are not on axis 1 for certain (rank {rank})"
+        if not isinstance(constant_of(scope, node.input[1]), Constant):
+            return "no-weight", f"its second operand `{node.input[1]}` is no constant weight"
     elem_type = _type(scope, node)
     if elem_type not in dtypes.FLOATS:
         what = "not known" if elem_type is None else dtypes.name_of(elem_type)

@@ -169,6 +169,39 @@ def test_statistics_that_are_inputs_are_left() -> None:
         normsurgery.recalibrate(proto, images())
 
 
+@pytest.mark.parametrize("mode", ["sequential", "batch"])
+def test_statistics_that_a_caller_may_override(mode: Any) -> None:
+    proto = dense.model()
+    for name in ("mean1", "var1"):
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, 11, [3]))
+    result = normsurgery.recalibrate(proto, dense.rows(), mode=mode)
+    assert [one.node for one in result.report.left] == ["one"]
+    assert "--freeze-inputs" in result.report.left[0].reason
+    frozen = normsurgery.recalibrate(proto, dense.rows(), mode=mode, freeze_inputs=True)
+    assert not frozen.report.left
+    assert [one.name for one in frozen.model.graph.input] == ["x"]
+    wanted = dense.sequential(dense.rows()["x"])
+    dense.assert_statistics(dense.stored(frozen.model), wanted)
+
+
+def test_a_norm_in_a_function_is_inlined() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+    g (float[N, 3, 4, 4] x) => (float[N, 3, 4, 4] y)
+    <float[3] scale, float[3] B, float[3] mean, float[3] var>
+    { y = local.Norm(x, scale, B, mean, var) }
+    <domain: "local", opset_import: ["" : 21]>
+    Norm (a, s, b, m, v) => (z) { z = BatchNormalization(a, s, b, m, v) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, values in bn(3, dtype=np.float32).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    result = normsurgery.recalibrate(proto, images())
+    assert result.report.inlined == ["Norm"]
+    x = images()["x"].astype(np.float64)
+    ((mean, var),) = dense.stored(result.model).values()
+    np.testing.assert_allclose(mean, x.mean((0, 2, 3)), atol=1e-7)
+    np.testing.assert_allclose(var, x.var((0, 2, 3)), rtol=1e-6)
+
+
 def test_a_norm_in_a_body_is_left() -> None:
     text = """g (float[N, 3, 4, 4] x) => (float[N, 3, 4, 4] y) {
       [outer] n = BatchNormalization(x, scale, B, mean, var)

@@ -188,6 +188,22 @@ def test_all_sites_take_in_dense_layers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores(result.model, fresh, tmp_path), expected)
 
 
+def test_a_product_of_activations_is_no_layer() -> None:
+    """Axis 1 of ``W·x`` or ``x·xᵀ`` is samples, and no channels."""
+    text = """g (float[N, 3, 8, 8] x) => (float[N, 5] y, float[M, K] z) {
+      p = GlobalAveragePool(x)
+      f = Flatten(p)
+      t = Transpose(f)
+      [turned] u = MatMul(A, t)
+      [outer] z = MatMul(f, t)
+      v = Transpose(u)
+      [layer] y = MatMul(v, G)
+    }"""
+    result = normsurgery.unfold(model(text, A=weights(4, 3, dtype=f32)), images(), sites="all")
+    assert [one.node for one in result.report.unfolded] == ["layer"]
+    assert slugs(result) == {"turned": "no-weight", "outer": "no-weight"}
+
+
 def test_only_and_skip() -> None:
     proto = model()
     proto.graph.node[0].name, proto.graph.node[2].name = "stem.conv", "body.conv"
