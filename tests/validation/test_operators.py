@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from validation.nets import graph
 
 from normsurgery import runtime
+from normsurgery.validation import oracle
 from normsurgery.validation.budget import Budget
 from normsurgery.validation.evaluator import evaluator
 from normsurgery.validation.operators import implementations
@@ -288,3 +289,20 @@ def test_dequantize_linear_keeps_the_bits_of_int32():
     model = graph("g (int32[1,2] x, double[2] s) => (double[1,2] y) {y = DequantizeLinear(x, s)}")
     y = evaluator(model, Budget()).run(None, {"x": x, "s": np.array([1.0, 2.0])})[0]
     assert y.tolist() == [[2**30 + 1, -(2**31) - 6]]
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+@pytest.mark.parametrize("depth", [np.array(4), np.array([4])])
+def test_one_hot_as_onnxruntime_does_it(tmp_path, axis, depth):
+    model = graph(
+        f"""g (int64[2, 3] x) => (float[A, B, C] y) {{
+            y = OneHot<axis={axis}>(x, depth, values)
+        }}""",
+        depth=depth,
+        values=np.array([0.5, 2], np.float32),
+    )
+    x = np.array([[0, 3, -1], [-4, 4, -5]])
+    onnx.save(model, tmp_path / "model.onnx")
+    expected = runtime.run(runtime.session(tmp_path / "model.onnx"), {"x": x})["y"]
+    found = oracle.run(oracle.load(tmp_path / "model.onnx"), {"x": x})["y"]
+    np.testing.assert_array_equal(found, expected)
