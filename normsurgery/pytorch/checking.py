@@ -26,7 +26,7 @@ from normsurgery.errors import ModuleError, NormSurgeryError, ParityError
 from normsurgery.pytorch.copying import first_line
 from normsurgery.pytorch.running import GraphRunner, ModuleRunner
 from normsurgery.validation.budget import NoOracleError
-from normsurgery.validation.compare import Comparison, Status, against_oracle, rms
+from normsurgery.validation.compare import Comparison, Status, against_oracle, is_float, rms
 from normsurgery.validation.inputs import generate
 from normsurgery.validation.result import Parity, sum_up
 from normsurgery.validation.shapes import InputSpec
@@ -188,6 +188,11 @@ def _judge(
     if len(candidate) != len(reference):
         note = f"{len(candidate)} outputs, the module has {len(reference)}"
         return {name: Comparison(Status.FAILED, note=note) for name in outputs}
+    if theirs.in_double:  # rounded to what the graph gives, which the module gives as well
+        candidate = [
+            c.astype(r.dtype) if c.dtype == np.float64 and is_float(r) else c
+            for c, r in zip(candidate, reference, strict=True)
+        ]
     if ours.why_not_exact:
         true = theirs.exact(one.args)
         return {

@@ -2,8 +2,9 @@
 
 Gone are: metadata and stack traces, which name folders of the exporting machine; biases of zeros
 that a bias-free Conv computes at every run (dynamo; of rank 2 for Conv3d, which onnxruntime
-refuses); CastLike to the type a value already has; Identity of an initializer; and constants that
-are computed at every run, which become initializers under the name of the one that they came from.
+refuses); CastLike to the type a value already has; Identity of an initializer; slices of everything
+and sequences made to be taken apart (``slicing``); and constants that are computed at every run,
+which become initializers under the name of the one that they came from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from normsurgery import dtypes, edits, io, shapes
 from normsurgery.constants import Constant, Limits, constant_of
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
-from normsurgery.pytorch import groups, protos
+from normsurgery.pytorch import groups, protos, slicing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,8 @@ def clean(model: ModelProto, same: Mapping[str, str]) -> io.Model:
     for node in _nodes(scope):
         _fix_shape(scope, node)
     for node in _nodes(scope):
+        slicing.as_split(scope, node, _add)
+    for node in _nodes(scope):
         _drop_zero_bias(scope, node, limits)
     for node in _nodes(scope):
         _as_gemm(scope, node)
@@ -71,17 +74,13 @@ def _nodes(scope: Scope) -> Iterator[NodeProto]:
 
 
 def _fix_shape(scope: Scope, node: NodeProto) -> None:
-    """Write a part of a shape that is known, such as the channels, as the constant that it is."""
-    if node.op_type != "Shape" or not node.attribute or node.output[0] in scope.outputs:
+    """Write a part of a shape that is known as the constant that it is."""
+    if node.output[0] in scope.outputs or not node.input:
         return
-    dims = shapes.dims(scope, node.input[0])
-    if dims is None:
+    known = slicing.known_shape(scope, node)
+    if known is None:
         return
-    end = int_attribute(node, "end", len(dims))
-    part = dims[int_attribute(node, "start", 0) : end]
-    if not part or len(part) == len(dims) or None in part:
-        return
-    made = _add(scope, f"{node.output[0]}.known", np.array(part, np.int64))
+    made = _add(scope, f"{node.output[0]}.known", known)
     for reader in list(scope.readers.get(node.output[0], ())):
         for slot, name in enumerate(reader.input):
             if name == node.output[0]:
@@ -209,6 +208,7 @@ def _is_neutral(scope: Scope, node: NodeProto, limits: Limits) -> bool:
 
 _IDLE: dict[str, Callable[[Scope, NodeProto, Limits], bool]] = {
     "Identity": lambda *_: True,
+    "Slice": slicing.keeps_all,
     "Cast": _same_type,
     "CastLike": _same_type,
     "Mul": _is_neutral,

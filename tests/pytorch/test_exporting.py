@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import normsurgery.pytorch
+from normsurgery import runtime
 from normsurgery.errors import ModuleError, ParityError, UsageError
 from normsurgery.pytorch import ExportResult, cleaning, export
 
@@ -94,6 +95,32 @@ def test_group_norm_is_portable(exporter: str, opset: int) -> None:
     assert tensors["norm.weight"].shape == tensors["norm.bias"].shape == (8, 1, 1)
     reshape = next(n for n in result.model.graph.node if n.op_type == "Reshape")
     np.testing.assert_array_equal(tensors[reshape.input[1]], [0, 4, -1])
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_chunks_and_colons_are_short(exporter: str) -> None:
+    """AdaIN's halves: no sequence, no bounds computed at every run, no slice of everything."""
+    module, x, _ = nets.make("adain")
+    found = operators(export(module, x, exporter=exporter, dynamic="batch"))
+    cut = {"dynamo": ["Split"], "legacy": ["Slice", "Slice"]}[exporter]
+    assert [kind for kind in found if kind in {"Split", "Slice"}] == cut
+    rest = {"SplitToSequence", "SequenceAt", "Gather", "Shape", "Div"}
+    assert not rest & {*found}
+
+
+class Chunks(nn.Module):
+    """Five channels in chunks of two, of which the last is shorter, taken from both ends."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first, second, last = x.split(2, 1)
+        return first * 2, last, second + last
+
+
+def test_uneven_chunks() -> None:
+    result = export(Chunks(), torch.randn(3, 5), dynamic="batch")
+    assert "Split" in operators(result)
+    assert result.parity is not None
+    assert result.parity.ok
 
 
 @pytest.mark.parametrize("kind", [k for k in nets.KINDS if "norm" in k])
@@ -203,15 +230,24 @@ def test_several_inputs_and_outputs(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype, exporter: str) -> None:
     module, x, _ = nets.make("batch2d")
     result = export(module.to(dtype), x.to(dtype), exporter=exporter)
     assert result.parity is not None
     assert result.parity.ok
-    assert stored(result)["norm.running_var"].dtype == np.dtype(str(dtype).split(".")[1])
-    double = dtype is torch.float64
-    assert ("float64 evaluator" in result.parity.runtime) == double
+    assert stored(result)["norm.running_var"].dtype.name == str(dtype).split(".")[1]
+    without_kernels = dtype is not torch.float16
+    assert ("float64 evaluator" in result.parity.runtime) == without_kernels
+
+
+def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available", lambda: False)
+    module, x, _ = nets.make("batch2d")
+    result = export(module, x, exporter="legacy")
+    assert result.parity is not None
+    assert result.parity.ok
+    assert "onnxruntime is not installed" in result.parity.runtime
 
 
 def test_a_batch_of_one_can_be_dynamic() -> None:
