@@ -11,7 +11,9 @@ from random_layers import KINDS, Builder, batch_norm
 
 
 def identity(g: Builder, x: str) -> str | None:
-    op_type = g.pick(["Identity", "Dropout", "Cast"])
+    op_type = g.pick(["Identity", "Dropout", "Cast", "CastLike" if g.opset >= 15 else "Cast"])
+    if op_type == "CastLike":
+        return g.add(op_type, [x, g.constant(1.0)], g.shapes[x])
     if op_type == "Cast":
         return g.add("Cast", [x], g.shapes[x], to=KINDS[g.dtype])
     return g.add(op_type, [x], g.shapes[x])
@@ -218,6 +220,9 @@ def shuffle(g: Builder, x: str) -> str | None:
     if len(shape) != 4:
         return None
     N, C, H, W = shape
+    if C % 4 and g.chance(50):
+        x = g.add("Conv", [x, g.weights(4, C, 1, 1)], (N, 4, H, W))
+        C = 4
     if C % 4 == 0:
         attributes = {"mode": g.pick(["DCR", "CRD"])} if g.opset >= 11 else {}
         return g.add("DepthToSpace", [x], (N, C // 4, 2 * H, 2 * W), blocksize=2, **attributes)

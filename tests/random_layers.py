@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Shape = tuple[int, ...]
-OPSETS = (7, 9, 10, 11, 13, 18, 21)
+OPSETS = (7, 9, 10, 11, 13, 18, 21, 23)
 MOST_ELEMENTS = 3000
 KINDS = {np.float64: TensorProto.DOUBLE, np.float32: TensorProto.FLOAT, np.float16: 10}
 
@@ -266,6 +266,8 @@ def layer_norm(g: Builder, x: str) -> str | None:
     if g.opset >= 17 and g.chance(60):
         axis = g.number(1, len(shape) - 1)
         inputs = [x, g.constant(g.scales(*shape[axis:]))]
+        if g.opset >= 23 and g.chance(50):
+            return g.add("RMSNormalization", inputs, shape, axis=axis)
         if g.chance(60):
             inputs.append(g.constant(g.rng.normal(0, 1, shape[axis:])))
         return g.add("LayerNormalization", inputs, shape, axis=axis)
