@@ -48,7 +48,7 @@ SETTINGS: dict[str, tuple[int, ...]] = {
     "Resize": (1, 2), "Upsample": (1,), "OneHot": (2,), "QuantizeLinear": (1,),
     "DequantizeLinear": (1,), "CastLike": (1,), "Shape": (0,), "Size": (0,),
     "NonMaxSuppression": (3, 4), "Equal": (0, 1), "Greater": (0, 1), "Less": (0, 1),
-    "GreaterOrEqual": (0, 1), "LessOrEqual": (0, 1), "Floor": (0,), "Cast": (), "If": (0,),
+    "GreaterOrEqual": (0, 1), "LessOrEqual": (0, 1),
 }  # fmt: skip
 
 

@@ -306,6 +306,52 @@ def test_shapes_are_computed_in_the_models_own_types_in_float64_too():
     assert torch.equal(module.double()(x).float(), expected)
 
 
+@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.glob("*.onnx")))
+def test_every_step_has_its_values_on_one_device(name):
+    """On the meta device, which refuses to work with tensors of the CPU, as a GPU does."""
+    module = to_module(SAMPLES / name, check=False).to("meta")
+    made = module(torch.empty(3, 1, 8, 8, device="meta"))
+    assert made.device.type == "meta"
+    assert made.shape[0] == 3
+
+
+def test_values_of_shapes_are_moved_where_they_meet_data():
+    text = """g (float[N, 3] x) => (float[N, 3] y, int64[1] n) {
+        shape = Shape(x) zero = Constant<value_ints = [0]>() n = Gather(shape, zero)
+        rows = Cast<to = 1>(n) scaled = Mul(x, rows) filled = ConstantOfShape(shape)
+        wide = Add(scaled, filled) y = Mul(wide, w)
+    }"""
+    module = to_module(parse(text, w=np.array([1.0, 2.0, 3.0], np.float32)))
+    y, n = module(torch.ones(2, 3))
+    assert y.tolist() == [[2.0, 4.0, 6.0]] * 2
+    assert n.tolist() == [2]
+    y, n = module.double()(torch.ones(2, 3))
+    assert y.dtype is torch.float64
+    y, n = module.to("meta")(torch.empty(2, 3, device="meta"))
+    assert y.device.type == n.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["digits_mobilenet", "digits_unet", "digits_densenet"])
+def test_training_under_autocast(name):
+    module = to_module(SAMPLES / f"{name}.onnx", check=False).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = module(torch.rand(3, 1, 8, 8))
+    assert made.dtype is torch.bfloat16
+    made.float().square().mean().backward()
+    assert all(p.grad.dtype is torch.float32 for p in module.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(p.name for p in SAMPLES.glob("*.onnx")))
+def test_on_a_gpu(name):
+    module = to_module(SAMPLES / name, check=False).double()
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    expected = module(x)
+    found = module.cuda()(x.cuda())
+    assert torch.allclose(found.cpu(), expected, atol=1e-10)
+    module.train()(x.cuda()).square().mean().backward()
+
+
 class TestCheck:
     @pytest.fixture
     def wrong_relu(self, monkeypatch):
