@@ -147,8 +147,8 @@ def drift(
     sums: dict[str, _Sums] = {}
     right, first = [0, 0], 0
     for number, one in enumerate(chosen):
-        feeds = one.make()
         tell(Step(f"running the reference on set {number + 1}", "reference", number, len(chosen)))
+        feeds = one.make()
         before = flatten(ours.run(feeds))
         tell(Step(f"running the candidate on set {number + 1}", "candidate", number, len(chosen)))
         after = flatten(theirs.run(feeds))

@@ -143,12 +143,29 @@ def parities(
     if not plan.float64:
         true = _without("not asked for")
     try:
-        ours: Running | None = setups[0].start(reference, plan.threads)
+        ours = setups[0].start(reference, plan.threads)
     except InvalidModelError as refused:
         ours = _started_in_float64(reference, setups[0], plan, refused)
-        why = str(refused).removeprefix(f"{reference}: ")
-        setups, true = (Setup(FLOAT64),), _without(why)
-    assert ours is not None  # noqa: S101  # for the type checker
+        true = _without(str(refused).removeprefix(f"{reference}: "))
+        try:
+            return _compared(reference, candidate, (Setup(FLOAT64),), plan, ours, true, tell)
+        except InvalidModelError:  # it does not run there either: what onnxruntime said says more
+            raise refused from None
+    return _compared(reference, candidate, setups, plan, ours, true, tell)
+
+
+def _compared(
+    reference: Path,
+    candidate: Path,
+    setups: Sequence[Setup],
+    plan: Plan,
+    ours: Running,
+    true: judges.TrueOutputs,
+    tell: Progress,
+) -> tuple[Parity, ...]:
+    """As `parities`, with the reference `ours` started in the first setup."""
+    if not ours.names:
+        raise InvalidModelError(f"{reference} has no outputs to compare; name some in its graph")
     skeleton = onnx.load(str(reference), load_external_data=False)
     tell(Step("looking for input shapes", "reference"))
     chosen = tuple(
@@ -171,8 +188,7 @@ def parities(
         for index, setup in enumerate(setups):
             told = _counted(tell, index * len(chosen), len(setups) * len(chosen))
             bench = _Bench(reference, candidate, setup, chosen, by, plan, told)
-            found.append(_judge(bench, ours))
-            ours = None  # the first setup's session alone is here already
+            found.append(_judge(bench, ours if index == 0 else None))
     return tuple(found)
 
 
@@ -265,6 +281,7 @@ def _judge_sets(
     found: dict[str, list[Comparison]] = {}
     reason = ""
     for number, one in enumerate(bench.chosen):
+        bench.tell(f"making set {number + 1}", "reference", number)
         feeds = one.make()
         bench.tell(f"running the reference on set {number + 1}", "reference", number)
         reference = flatten(ours.run(feeds))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -200,6 +201,26 @@ def test_what_is_no_model_is_an_error(net, tmp_path):
         normsurgery.validate(refused, refused)
 
 
+def test_what_runs_nowhere_is_told_in_the_words_of_onnxruntime():
+    for body in ("a = Add(x, y) y = Relu(a)", "y = Relu(q)"):
+        broken = graph(f"g (float[4] x) => (float[4] y) {{{body}}}")
+        with pytest.raises(InvalidModelError, match="onnxruntime refuses it"):
+            normsurgery.validate(broken, broken, isolate=False)
+
+
+def test_a_reference_without_outputs_is_an_error(net):
+    net.graph.output.pop()
+    with pytest.raises(InvalidModelError, match="no outputs to compare"):
+        normsurgery.validate(net, net, isolate=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap is RLIMIT_DATA of Linux")
+def test_inputs_that_are_too_large_are_nobodys_failure():
+    large = graph("g (float[1099511627776] x) => (float[?] y) {y = Relu(x)}")
+    with pytest.raises(CrashError, match="memory were not enough for making set 1"):
+        normsurgery.validate(large, large, memory=1 << 30)
+
+
 def test_a_candidate_that_does_not_load_has_failed():
     good = graph("g (float[4] x) => (float[4] y) {y = Relu(x)}")
     found = normsurgery.validate(good, graph("g (float[4] x) => (float[4] y) {y = Nonsense(x)}"))
@@ -228,6 +249,7 @@ def test_a_reference_that_crashes_is_an_error(net, monkeypatch, step):
         normsurgery.validate(net, net)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap is RLIMIT_DATA of Linux")
 def test_memory_and_time_are_capped():
     huge = graph("g (float[4] x) => (float[?] y) {s = Constant<value_ints = [1073741824]>() "
                  "z = ConstantOfShape<value = float[1] {1.0}>(s) m = ReduceMax<keepdims = 0>(z) "
