@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normsurgery.graph import Scope
 
 LAYOUT = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Expand", "Flatten", "Identity"})
+ARITHMETIC = frozenset({"Add", "Div", "Mul", "Pow", "Reciprocal", "Sqrt"})
 _DEEPEST = 64  # nodes of one statistic, one behind the other
 
 
@@ -76,6 +77,8 @@ class Reader:
 
     def _computed(self, node: NodeProto) -> Statistic | None:
         """Read arithmetic on one statistic."""
+        if node.op_type not in ARITHMETIC:
+            return None
         first = self.of(node.input[0])
         other = node.input[1] if len(node.input) > 1 else ""
         if node.op_type == "Mul" and first is not None and other == node.input[0]:
