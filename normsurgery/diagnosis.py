@@ -196,7 +196,7 @@ def _torch(version: str | None) -> Finding:
 def _try(probe: Callable[..., Any], **arguments: Any) -> Any:
     """What a probe finds, or the line of what it died of."""
     try:
-        return isolation.call(probe, arguments, limits=Limits(_SECONDS))
+        return isolation.call(probe, arguments, limits=Limits(_SECONDS, isolation.NO_CAP))
     except NormSurgeryError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  # a broken installation raises what it likes

@@ -98,7 +98,9 @@ class Memory(click.ParamType[Any]):
               help="A node or operator that may run on the CPU.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=300.0,
               show_default=True, help="Seconds for one step.")  # fmt: skip
-@click.option("--memory", type=Memory(), help="Cap, such as 8G; default 9/10 of what is free.")
+@click.option(
+    "--memory", type=Memory(), help="Cap, such as 8G; default 9/10 of what is free, none on CUDA."
+)
 @click.option("--threads", type=click.IntRange(1), help="For onnxruntime; default every core.")
 @click.option("--html", "html_file", type=click.Path(dir_okay=False),
               help="Write the report as a page, errors through depth included.")  # fmt: skip

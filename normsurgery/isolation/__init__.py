@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normsurgery.isolation.calling import Limits, call, free_memory
+from normsurgery.isolation.calling import NO_CAP, Limits, call, free_memory
 from normsurgery.isolation.steps import Step
 
-__all__ = ["Limits", "Step", "call", "free_memory"]
+__all__ = ["NO_CAP", "Limits", "Step", "call", "free_memory"]

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from normsurgery.isolation.children import Child
 
 
+NO_CAP = 1 << 62
+"""Bytes of a cap that caps nothing."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the child may take.
@@ -88,7 +92,7 @@ def _may_fork() -> bool:
 
 def free_memory() -> int:
     """Bytes that can still be allocated on this machine, or in this container; 2⁶² if unknown."""
-    found = [1 << 62]
+    found = [NO_CAP]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))

@@ -13,6 +13,7 @@ from normsurgery import io, isolation, models, providers, runtime
 from normsurgery.data import Data, inputs_of, read
 from normsurgery.errors import CrashError, UsageError
 from normsurgery.isolation import Limits, Step
+from normsurgery.providers import CUDA
 from normsurgery.tensors import tensors_in
 from normsurgery.validation.compare import Status
 from normsurgery.validation.drift import Drift, drift
@@ -88,7 +89,8 @@ def validate(
     depth: follow the errors of every value that both models have through depth, on one input set;
     done anyhow where the verdict fails, to say which value diverges first.
     isolate: run it all in a child process: a crash, a step longer than ``timeout`` seconds or more
-    than ``memory`` bytes end that child and not this process. ``progress`` gets each step.
+    than ``memory`` bytes (None for 9/10 of what is free, on CUDA for no cap) end that child and not
+    this process. ``progress`` gets each step.
 
     Raises ``InvalidModelError`` if the reference does not load or run (``CrashError`` if it takes
     the child with it), ``MissingPackageError`` if a provider is not there, ``UsageError`` where
@@ -114,6 +116,8 @@ def validate(
             threads=threads,
             allow_fallback=tuple(allow_fallback),
         )
+        if memory is None and CUDA in names:
+            memory = isolation.NO_CAP  # CUDA maps what it likes: a cap is the caller's to set
         work = _Work(ref_path, cand_path, plan, Limits(timeout, memory), isolate, progress)
         found = Validation(_title(reference), _title(candidate), verb)
         if kind == "drift" or (kind == "auto" and verb in CHANGING):

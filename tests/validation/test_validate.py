@@ -21,7 +21,7 @@ from normsurgery.errors import (
     UsageError,
 )
 from normsurgery.isolation import Step
-from normsurgery.providers import CUDA
+from normsurgery.providers import CPU, CUDA
 from normsurgery.validation import api
 from normsurgery.validation.compare import Status
 from normsurgery.validation.setups import Setup, setups
@@ -423,3 +423,83 @@ def test_maps_of_a_classifier(keys):
         good, classifier([*keys[:2], keys[2] * 2], coefficients), **options
     )
     assert "the reference has no such output" in [o.note for o in other.runs[0].verdict.outputs]
+
+
+@pytest.fixture
+def pretended_cuda(monkeypatch):
+    """CUDA played by the CPU, for all that is around it: sessions, and who ran which node."""
+    from normsurgery import runtime
+
+    started, lost = [], set()
+    session, assigned = runtime.session, runtime.assigned
+
+    def start(path, *, providers=(CPU,), optimize=False, tf32=False, **options):
+        started.append((tuple(providers), optimize, tf32))
+        return session(path, optimize=optimize, **options)
+
+    def record(made):
+        return [(CPU if op in lost else CUDA, op, name) for _, op, name in assigned(made) or []]
+
+    monkeypatch.setattr(runtime, "require", lambda _: None)
+    monkeypatch.setattr(runtime, "session", start)
+    monkeypatch.setattr(runtime, "assigned", record)
+    return started, lost
+
+
+def test_cuda_beside_the_cpu(net, pretended_cuda):
+    started, _ = pretended_cuda
+    found = normsurgery.validate(net, fold(net), providers=("cpu", "cuda"), sets=2, isolate=False)
+    assert found.ok, found.lines()
+    cpu, cuda = found.runs
+    assert (cpu.provider, cuda.provider) == ("CPU", "CUDA")
+    assert cpu.verdict.placement is None
+    assert cuda.verdict.placement.ok
+    assert cuda.verdict.outputs == cpu.verdict.outputs  # the CPU played it, with the same truths
+    on_cuda = [tuple(rest) for providers, *rest in started if providers == (CUDA,)]
+    # Both models: for the verdict, with optimizations, and as onnxruntime starts by default.
+    assert on_cuda == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2
+    assert "TF32" in cuda.beside[1].runtime
+    assert any(line.startswith("nodes: ") for line in found.lines())
+
+
+def test_a_node_that_fell_back_fails_the_validation(net, pretended_cuda):
+    _, lost = pretended_cuda
+    lost.add("GlobalAveragePool")
+    options = {"providers": ("cuda",), "sets": 2, "optimized": False, "isolate": False}
+    found = normsurgery.validate(net, fold(net), **options)
+    assert not found.ok
+    assert found.status is Status.FAILED
+    assert found.runs[0].verdict.status is Status.PASSED  # the numbers are right
+    assert any("FELL BACK: GlobalAveragePool" in line for line in found.lines())
+    assert json.loads(json.dumps(found.to_dict()))["status"] == "failed"
+    allowed = normsurgery.validate(net, fold(net), allow_fallback=["GlobalAveragePool"], **options)
+    assert allowed.ok
+
+
+def test_no_record_is_no_proof(net, pretended_cuda, monkeypatch):
+    from normsurgery import runtime
+
+    monkeypatch.setattr(runtime, "assigned", lambda _: None)
+    with pytest.raises(MissingPackageError, match=r"does not record where nodes run.*pip install"):
+        normsurgery.validate(net, net, providers=("cuda",), sets=2, isolate=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "memory", "cap"),
+    [
+        (("cpu",), None, None),
+        (("cpu", "cuda"), None, isolation.NO_CAP),
+        (("cuda",), 1 << 33, 1 << 33),
+    ],
+)
+def test_cuda_is_capped_only_if_asked_for(net, monkeypatch, names, memory, cap):
+    seen = []
+
+    def call(*_, limits, **__):
+        seen.append(limits.memory)
+        raise CrashError("enough")
+
+    monkeypatch.setattr(isolation, "call", call)
+    with pytest.raises(CrashError):
+        normsurgery.validate(net, net, providers=names, memory=memory)
+    assert seen == [cap]
