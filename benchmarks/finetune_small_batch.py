@@ -174,7 +174,7 @@ def curves(bench: Bench, target: Path, seeds: Sequence[int]) -> None:
         spreads = [(max(e) - min(e)) / 2 for e in errors]
         lines.append(Line(method, means, spreads))
         print(method, *(f"{m:.2f}±{s:.2f}" for m, s in zip(means, spreads, strict=True)))
-    title = "Error after one pass over 4,000 CIFAR-10 images, ResNet-20"
+    title = "ResNet-20 on CIFAR-10: error after one pass over 4,000 images"
     text = line_plot(title, BATCHES, lines, "images per batch", "test error, %")
     target.write_text(text, encoding="utf-8")
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 56, 150, 34, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 56, 214, 34, 44
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 STYLE = """

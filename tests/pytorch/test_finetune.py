@@ -214,9 +214,18 @@ def test_a_batch_norm_in_front_of_another_norm_is_a_fixed_map() -> None:
     assert not changed(converted, result.model) & {x for n in before for x in n.input[1:]}
 
 
-@pytest.mark.parametrize("name", ["digits_resnet.onnx", "digits_mobilenet.onnx", "digits_mlp.onnx"])
-def test_a_model_with_norms_is_trained_without_a_warning(name: str) -> None:
-    assert finetune(SAMPLES / name, digits(), dry_run=True).report.warnings == []
+def test_live_statistics_of_few_samples_are_warned_about() -> None:
+    def warned(model: Any, samples: Any = None, **settings: Any) -> list[bool]:
+        report = finetune(model, samples or digits(), dry_run=True, **settings).report
+        return ["11 BatchNormalization take their statistics" in text for text in report.warnings]
+
+    assert warned(RESNET) == [True]
+    assert warned(RESNET, batch_size=15) == [True]
+    assert warned(RESNET, batch_size=16) == []
+    assert warned(RESNET, norms="frozen") == []
+    assert warned(RESNET, [(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, int))]) == []
+    assert warned(normsurgery.convert(RESNET).model) == []
+    assert warned(normsurgery.convert(RESNET, affine="keep").model) == []
 
 
 def test_a_model_without_norms_is_warned_about() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from glob import escape
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,25 +111,15 @@ def finetune(
         raise UsageError(f"clipping at {clip} stops all training; --clip is above 0")
     if checkpoint_every < 0:
         raise UsageError(f"a checkpoint every {checkpoint_every} steps is none; 0 is: each epoch")
-    if norms not in {"train", "frozen"}:
-        raise UsageError(f"norms are train or frozen, not {norms!r}")
     content, form = models.take(model)
     hashed = sha256(content.source) if content.source is not None else str
     module = to_module(content)
     graph = selecting.flat(content)
-    report = FinetuneReport(warnings=selecting.warnings(graph))
+    report = FinetuneReport()
     parameters = _parameters(module)
-    fixed = selecting.standardisers(graph)
-    norm_nodes = selecting.batch_norms(graph)
-    if norms == "frozen" and not norm_nodes:
-        raise UsageError("there is no BatchNormalization in the model for --norms frozen to freeze")
-    still = [n for s, n in norm_nodes if norms == "frozen" or selecting.hands_over(s, n)]
-    if still:
-        fixed += [name for node in still for name in node.input[1:3]]
-        names = {node.name or node.output[0] for node in still}
-        lost = names.difference(module.freeze_statistics(*map(escape, sorted(names))))
-        if lost:
-            raise UsageError(f"BatchNormalization `{min(lost)}` cannot be frozen: nothing reads it")
+    fixed, live = selecting.hold(module, graph, norms)
+    known = batch_size if isinstance(data, (str, PathLike, datasets.Data)) else None
+    report.warnings = selecting.warnings(graph, live, known)
     report.trained = selecting.freeze(parameters, freeze, fixed)
     report.frozen = sorted({*parameters} - {*report.trained})
     if any(p.dtype in SIXTEEN_BIT for p in parameters.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from normsurgery import io
     from normsurgery.graph import Scope
+    from normsurgery.pytorch.interpreter import GraphModule
 
 NORMS = frozenset({
     "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization",
@@ -32,6 +34,12 @@ NO_NORM = (
     "rate (9.5 % where the model with its BatchNormalization kept learning); `normsurgery unfold` "
     "puts BatchNormalization back, or train with a tenth of the learning rate"
 )
+FEW_SAMPLES = (
+    "{live} BatchNormalization take their statistics from batches of {batch_size}: at 2, a "
+    "ResNet-20 ended at 81.7 % where --norms frozen gave 86.2 % and `normsurgery convert --to "
+    "group` 86.1 %"
+)
+SMALL = 16  # samples in a batch, from which on live statistics were no worse
 
 
 def flat(content: io.Model) -> Graph:
@@ -64,6 +72,28 @@ def freeze(
         frozen = name in held or any(fnmatchcase(name, pattern) for pattern in patterns)
         parameter.requires_grad_(not frozen)
     return [name for name, parameter in parameters.items() if parameter.requires_grad]
+
+
+def hold(module: GraphModule, graph: Graph, norms: str) -> tuple[list[str], int]:
+    """Fix what is no parameter of a norm; return its names, and how many BatchNorms are live.
+
+    norms: ``train``, or ``frozen``: no BatchNormalization is live. The module then keeps the
+    statistics of those that are not.
+
+    Raises ``UsageError`` for another word, or where there is nothing to freeze.
+    """
+    if norms not in {"train", "frozen"}:
+        raise UsageError(f"norms are train or frozen, not {norms!r}")
+    nodes = batch_norms(graph)
+    if norms == "frozen" and not nodes:
+        raise UsageError("there is no BatchNormalization in the model for --norms frozen to freeze")
+    still = [node for scope, node in nodes if norms == "frozen" or hands_over(scope, node)]
+    names = {node.name or node.output[0] for node in still}
+    lost = names.difference(module.freeze_statistics(*map(escape, sorted(names))) if names else ())
+    if lost:
+        raise UsageError(f"BatchNormalization `{min(lost)}` cannot be frozen: nothing reads it")
+    fixed = [name for node in still for name in node.input[1:3]]
+    return standardisers(graph) + fixed, len(nodes) - len(still)
 
 
 def standardisers(graph: Graph) -> list[str]:
@@ -107,11 +137,19 @@ def hands_over(scope: Scope, node: NodeProto) -> bool:
     return bool(others) and others <= NORMS - {"BatchNormalization"}
 
 
-def warnings(graph: Graph) -> list[str]:
-    """Return what the caller should know before training: a network whose norms are all gone."""
+def warnings(graph: Graph, live: int, batch_size: int | None) -> list[str]:
+    """Return what the caller should know before training.
+
+    live: how many BatchNormalizations compute statistics of the batch. batch_size: of one process,
+    None if it is not known.
+    """
     types = {node.op_type for scope in graph.scopes for node in scope.nodes}
     taken_apart = {"ReduceMean", "Sqrt"} <= types  # a norm in arithmetic
-    return [NO_NORM] if "Conv" in types and not types & NORMS and not taken_apart else []
+    if "Conv" in types and not types & NORMS and not taken_apart:
+        return [NO_NORM]
+    if live and batch_size is not None and batch_size < SMALL:
+        return [FEW_SAMPLES.format(live=live, batch_size=batch_size)]
+    return []
 
 
 def last_softmax(graph: Graph, output: str) -> bool:
