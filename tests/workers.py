@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def leave(status, progress):
 
 def sleep(progress):
     progress(Step("sleeping"))
+    time.sleep(600)
+
+
+def leave_a_file_and_sleep(progress):
+    path = Path(tempfile.mkdtemp(), "large.bin")
+    path.write_bytes(b"weights")
+    progress(Step(f"sleeping beside {path.name}"))
     time.sleep(600)
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,6 +33,7 @@ def serve(folder: Path, parent: int) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # the parent says in one line what this process died of
     _die_with(parent)
+    tempfile.tempdir = str(folder)  # the parent removes it, whatever becomes of this process
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # the channel is for steps; whatever a library prints goes to the log
     memory, function, arguments = load(folder, "request")

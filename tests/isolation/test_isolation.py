@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_a_crash_is_one_line(call, number, name):
 def test_an_exit_is_a_crash(call):
     with pytest.raises(CrashError, match="status 7 in starting"):
         call(workers.leave, {"status": 7})
+
+
+def test_temporary_files_of_a_killed_child_are_gone(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(CrashError, match="sleeping beside"):
+        call(workers.leave_a_file_and_sleep, {}, limits=Limits(seconds=2))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hang_ends(call):
