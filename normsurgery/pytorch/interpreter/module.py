@@ -90,7 +90,7 @@ class GraphModule(nn.Module):
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return every output by name for inputs by name."""
         made = self(*self._given((), feeds))
-        outputs = made if len(self.output_names) > 1 else (made,)
+        outputs = (made,) if len(self.output_names) == 1 else made
         return dict(zip(self.output_names, outputs, strict=True))
 
     def freeze_statistics(self, *patterns: str) -> list[str]:
