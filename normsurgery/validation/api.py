@@ -237,13 +237,14 @@ def judge(
     """The comparison in each setup, and the float64 outputs of the reference by input set.
 
     needed: providers that must be there before anything is run.
-    known: such outputs, from an earlier call with the same plan.
+    known: such outputs, from an earlier call with the same plan. They are given back where more
+    than one provider is needed.
     """
     runtime.require(needed)
     with unsaturated(reference, candidate) as (ours, theirs):
         truth = Truth(ours, plan.multiply_adds, progress, known)
         found = parities(ours, theirs, setups, plan, truth=truth, progress=progress)
-    return tuple(settled(one) for one in found), truth.known
+    return tuple(settled(one) for one in found), truth.known if len(needed) > 1 else {}
 
 
 def _worst_set(parity: Parity) -> int:

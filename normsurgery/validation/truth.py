@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MOST_BYTES = 1 << 29
+"""Of outputs that are kept; those of dense predictors are computed again where they are needed."""
+
+
 class Truth:
     """Outputs by the label of the input set. What failed once is not waited for again.
 
@@ -54,5 +58,9 @@ class Truth:
         except NoOracleError as failure:
             self._failed = (size if failure.costly else 0, failure)
             raise
-        self.known[label] = found
+        size = sum(
+            array.nbytes for outputs in (found, *self.known.values()) for array in outputs.values()
+        )
+        if size <= MOST_BYTES:
+            self.known[label] = found
         return found

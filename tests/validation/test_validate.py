@@ -22,7 +22,7 @@ from normsurgery.errors import (
 )
 from normsurgery.isolation import Step
 from normsurgery.providers import CPU, CUDA
-from normsurgery.validation import api
+from normsurgery.validation import api, truth
 from normsurgery.validation.compare import Status
 from normsurgery.validation.setups import Setup, setups
 
@@ -306,12 +306,23 @@ def test_setups_of_a_provider():
 def test_a_truth_is_computed_once_for_all_providers(net, tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(net, str(path))
-    common = {"reference": path, "candidate": path, "plan": api.Plan(sets=2), "needed": ()}
+    common = {"reference": path, "candidate": path, "plan": api.Plan(sets=2), "needed": (CPU, CPU)}
     first, known = api.judge(**common, setups=(Setup(),), known={})
     assert set(known) == set(first[0].sets)
     wrong = {label: {"scores": 1.001 * o["scores"]} for label, o in known.items()}
     again, _ = api.judge(**common, setups=(Setup(),), known=wrong)
     assert again[0].outputs != first[0].outputs  # it took what it was given
+
+
+def test_large_truths_are_not_kept(net, tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    onnx.save(net, str(path))
+    feeds = {"x": np.ones((1, 3, 16, 16), np.float32)}
+    monkeypatch.setattr(truth, "MOST_BYTES", 5 * 8 + 8)  # five scores, and not ten
+    found = truth.Truth(path, 1e9)
+    first, second = found("a", feeds), found("b", feeds)
+    assert list(found.known) == ["a"]
+    assert np.array_equal(first["scores"], second["scores"])
 
 
 def test_one_output_without_an_oracle_leaves_the_others_theirs():
