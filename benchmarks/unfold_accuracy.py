@@ -19,6 +19,8 @@ import onnx
 import torch
 
 import normsurgery
+from normsurgery.data import Data, Pixels, inputs_of
+from normsurgery.pytorch import finetune
 from normsurgery.validation import parity
 
 COUNTS = (1, 8, 64, 512)
@@ -64,11 +66,45 @@ def converted(source: Path, arrays: cifar.Images) -> str:
     return " | ".join(shown)
 
 
+def finetuned(source: Path, arrays: cifar.Images) -> float:
+    """Return the accuracy after conversion to one group and one pass over 4,000 images in pairs."""
+    model = normsurgery.convert(source, "group").model
+    given = Data(
+        inputs_of(model),
+        {"image": arrays["train_images"]},
+        Pixels(),
+        labels=arrays["train_labels"],
+    )
+    result = finetune(model, given, batch_size=2, lr=3e-3, clip=1.0, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        result.save(Path(folder) / "tuned.onnx")
+        return cifar.accuracy(cifar.in_onnxruntime(Path(folder) / "tuned.onnx"), arrays)
+
+
+def finetune_all(folder: Path, arrays: cifar.Images) -> None:
+    """Print the accuracy after fine-tuning, from each start."""
+    train = {"image": arrays["train_images"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = cifar.export(cifar.network(folder), Path(temporary) / "whole.onnx")
+        print(f"never folded: {finetuned(whole, arrays):.2f} %", flush=True)
+        source = export_folded(cifar.network(folder), Path(temporary) / "folded.onnx")
+        for keep in (False, True):
+            target = Path(temporary) / f"unfolded_{keep}.onnx"
+            normsurgery.unfold(source, train, samples=8, keep_weights=keep).save(target)
+            how = "weights as they were" if keep else "weights of drawn norm"
+            print(f"unfolded, {how}: {finetuned(target, arrays):.2f} %", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
-    folder = parser.parse_args().data
+    parser.add_argument("--finetune", action="store_true", help="train what was converted, instead")
+    options = parser.parse_args()
+    folder = options.data
     arrays = cifar.images(folder)
+    if options.finetune:
+        finetune_all(folder, arrays)
+        return
     tests = arrays["test_images"]
     train = {"image": arrays["train_images"]}
     with tempfile.TemporaryDirectory() as temporary:
