@@ -1,13 +1,16 @@
-"""``normsurgery.inspect``: every normalization of a model, and what fold would do with it."""
+"""``normsurgery.inspect``: every normalization of a model, what fold and convert do with it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import adain, models, shapes
+from normsurgery import adain, inlining, models, shapes
 from normsurgery.constants import Constant, Limits, constant_of
+from normsurgery.conversion.outlook import Outlook, outlook
+from normsurgery.folding import plan, table
 from normsurgery.folding.api import fold
+from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.nodes import float_attribute, int_attribute
 from normsurgery.report import Folded, Kept, Merged
@@ -42,10 +45,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Norm:
-    """One normalization node.
+    """One normalization, a node or the last of several that it was taken apart into.
 
+    op_type: the operator; *decomposed BatchNormalization*, or *Mul, Add*, what is left of one whose
+    statistics were merged into two constants; *AdaIN*.
     channels: length of its scale, None if that is not constant. dead: channels whose scale is 0.
     outcome: "folds", or the slug of the reason why it stays; detail: into what, or the obstacle.
+    convert: "converts", or the slug of the reason why ``convert`` leaves it; convert_detail: into
+    what by default (target, number of groups, channels of one), or the reason.
     """
 
     node: str
@@ -60,17 +67,23 @@ class Norm:
     outcome: str
     detail: str
     warning: str = ""
+    convert: str = "no-target"
+    convert_detail: str = "convert takes BatchNormalization"
 
 
 @dataclass
 class Inspection:
-    """All normalizations of a model, in graph order, bodies and functions after the main graph."""
+    """All normalizations of a model, in graph order, bodies and functions after the main graph.
+
+    inlined: functions with norms; they are listed at each call, as fold and convert see them.
+    """
 
     ir_version: int
     opset: int
     producer: str
     nodes: int
     norms: list[Norm] = field(default_factory=list)
+    inlined: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain data, ready for JSON."""
@@ -83,11 +96,14 @@ def inspect(
     freeze_inputs: bool = False,
     max_constant_bytes: int = Limits.nbytes,
 ) -> Inspection:
-    """List every normalization of ``model``: kind, statistics, what ``fold`` does with it and why.
+    """List every normalization of ``model``: kind, statistics, what becomes of it and why.
 
+    That is what ``fold`` and, to group normalization and without data, ``convert`` do with it.
     Arguments and errors are those of ``normsurgery.fold``; nothing is written.
     """
     content, _ = models.take(model)
+    nodes = sum(len(scope.nodes) for scope in Graph(content, freeze_inputs=freeze_inputs).scopes)
+    inlined = inlining.inline(content)
     result = fold(content, freeze_inputs=freeze_inputs, max_constant_bytes=max_constant_bytes)
     outcomes: dict[str, Folded | Kept | Merged] = {f.output: f for f in result.report.folded}
     outcomes.update({k.output: k for k in result.report.kept})
@@ -95,20 +111,63 @@ def inspect(
     graph = Graph(content, freeze_inputs=freeze_inputs)
     producer = f"{content.proto.producer_name} {content.proto.producer_version}".strip()
     inspection = Inspection(
-        content.proto.ir_version,
-        graph.main.opset,
-        producer,
-        sum(len(scope.nodes) for scope in graph.scopes),
+        content.proto.ir_version, graph.main.opset, producer, nodes, inlined=inlined
     )
     limits = Limits(max_constant_bytes)
+    converts = outlook(graph, limits)
     for scope in graph.scopes:
         styled = {id(site.node): site for site in adain.sites(scope, limits)}
         for node in scope.nodes:
+            told = converts.get(id(node))
             if id(node) in styled:
                 inspection.norms.append(_adain(scope, styled[id(node)]))
             elif node.op_type in KINDS and scope.is_onnx(node):
-                inspection.norms.append(_norm(scope, node, outcomes, limits))
+                norm = _norm(scope, node, outcomes, limits)
+                inspection.norms.append(norm if told is None else _with(norm, told))
+            elif told is not None:
+                inspection.norms.append(_taken_apart(scope, told, outcomes, limits))
     return inspection
+
+
+def _with(norm: Norm, told: Outlook) -> Norm:
+    return replace(norm, convert=told.outcome, convert_detail=told.detail)
+
+
+def _taken_apart(
+    scope: Scope, told: Outlook, outcomes: dict[str, Folded | Kept | Merged], limits: Limits
+) -> Norm:
+    """Return the entry of a BatchNormalization that an exporter wrote as elementwise nodes.
+
+    fold takes each of them by itself, and lists those alone that go; the last tells of all.
+    """
+    node = told.node
+    outcome = outcomes.get(node.output[0])
+    if outcome is None:
+        source = table.load().sources[node.op_type](scope, node, limits)
+        found = (
+            source
+            if source is None or isinstance(source, Obstacle)
+            else plan.plan(scope, source, limits)
+        )
+        if isinstance(found, Obstacle):
+            outcome = Kept(node.name, node.op_type, found.reason, found.text, node.output[0])
+    folds, detail = _outcome(outcome, node)
+    bn = told.bn
+    return Norm(
+        node.name or node.output[0],
+        told.kind,
+        None if bn is None else bn.channels,
+        None,
+        None,
+        None if bn is None else _range(bn.scale),
+        None if bn is None else _range(bn.mean),
+        None if bn is None else _range(bn.var),
+        0 if bn is None else int((bn.scale == 0).sum()),
+        folds,
+        detail,
+        convert=told.outcome,
+        convert_detail=told.detail,
+    )
 
 
 def _adain(scope: Scope, site: adain.Site) -> Norm:
@@ -131,6 +190,8 @@ def _adain(scope: Scope, site: adain.Site) -> Norm:
         0,
         "data-dependent",
         f"scale and bias come from {styles}; fold {fix} makes them constants",
+        convert="sample-norm",
+        convert_detail="a norm of each sample already",
     )
 
 

@@ -40,10 +40,11 @@ LEVELS = [
     {"diagnosis"},
     {"outcome", "statistics"},
     {"adain", "folding", "norms"},
-    {"inspection", "validation"},
+    {"validation"},
     {"fixing"},
     {"recalibration", "unfolding"},
     {"conversion"},
+    {"inspection"},
     {"pytorch"},
     {"__init__"},
 ]

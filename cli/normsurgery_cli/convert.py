@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from normsurgery_cli import files, proving, samples
+from normsurgery_cli import files, progress, proving, samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from normsurgery import ConvertResult
+    from normsurgery.isolation import Step
     from normsurgery.validation import Parity
 
 TARGETS = ("group", "instance", "layer", "affine", "batch")
@@ -138,11 +141,14 @@ def command(
     with files.source_file(model) as source:
         if data is not None:
             options["data"] = samples.read(source, data, arrays, mean, std, size, limit)
-        result = normsurgery.convert(source, to, plan=plan, cost=cost, **options)
-        taught = None
-        if distill is not None:
-            taught = teach(source, result.content, options["data"], steps=distill)
-            result.content = taught.content
+        with progress.steps("convert") as show:
+            result = normsurgery.convert(source, to, plan=plan, cost=cost, progress=show, **options)
+            taught = None
+            if distill is not None:
+                taught = teach(
+                    source, result.content, options["data"], steps=distill, step=_distilling(show)
+                )
+                result.content = taught.content
         parity: Parity | str | None = None
         if not dry_run:
             inline = False if target == files.STREAM else external
@@ -167,6 +173,15 @@ def command(
     else:
         distilled = taught.report.line() if taught else None
         render.convert_report(model, shown, result, parity, distilled)
+
+
+def _distilling(show: Callable[[Step], None] | None) -> Callable[[int, int], None] | None:
+    """Return what shows the steps of a distillation, if anything does."""
+    if show is None:
+        return None
+    from normsurgery.isolation import Step
+
+    return lambda done, of: show(Step("distilling", done=done, total=of))
 
 
 def summary(

@@ -12,8 +12,10 @@ from normsurgery_cli import files
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.option("--freeze-inputs", is_flag=True, help="Treat overridable initializers as constants.")
 def command(model: str, as_json: bool, freeze_inputs: bool) -> None:
-    """List every normalization of MODEL: kind, statistics, what fold does with it, or why not.
+    """List every normalization of MODEL: kind, statistics, what becomes of it, or why not.
 
+    That is what fold does with it, and what convert does by default: the target, the number of
+    groups and the channels of one, or the name of the reason why it stays (in full with --json).
     MODEL may be - for standard input.
     """
     import normsurgery

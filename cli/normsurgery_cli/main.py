@@ -21,7 +21,7 @@ VERBS = {
     "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
     "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
     "export": "Export a PyTorch module with its norms kept, and prove the file.",
-    "inspect": "List the normalizations of a model, and what fold does with each.",
+    "inspect": "List the normalizations of a model, and what fold and convert do with each.",
     "doctor": "Say what onnxruntime, CUDA and torch can do here, and what mends them.",
     "validate": "Prove that two models compute the same, on CPU and CUDA.",
 }

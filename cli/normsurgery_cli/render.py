@@ -125,20 +125,25 @@ def recalibrate_report(source: str, output: str | None, result: RecalibrateResul
 
 
 def inspection(source: str, found: Inspection) -> None:
-    """Print every normalization with its statistics and what fold does with it."""
+    """Print every normalization with its statistics and what fold and convert do with it."""
     rows = []
     for norm in found.norms:
         outcome = norm.detail + (f"; {norm.warning}" if norm.warning else "")
         ranges = (_range(r) for r in (norm.scale, norm.mean, norm.var))
         channels = "?" if norm.channels is None else str(norm.channels)
         mark = "folds" if norm.outcome == "folds" else "kept"
-        rows.append((norm.node, norm.op_type, channels, *ranges, mark, outcome))
+        convert = norm.convert_detail if norm.convert == "converts" else f"no: {norm.convert}"
+        rows.append((norm.node, norm.op_type, channels, *ranges, convert, mark, outcome))
     folds = sum(norm.outcome == "folds" for norm in found.norms)
+    converts = sum(norm.convert == "converts" for norm in found.norms)
     line = f"{source}: {found.nodes} nodes, opset {found.opset}, IR {found.ir_version}"
     line += f", made by {found.producer}" if found.producer else ""
-    line += f"; {len(found.norms)} normalizations, {folds} fold"
-    columns = ("normalization", "kind", "C", "scale", "mean", "var", "", "fold")
-    _show(columns, rows, [line])
+    line += f"; {len(found.norms)} normalizations, {folds} fold, {converts} convert"
+    lines = [line]
+    if found.inlined:
+        lines.append(f"listed at their calls: functions {', '.join(found.inlined)}")
+    columns = ("normalization", "kind", "C", "scale", "mean", "var", "convert", "", "fold")
+    _show(columns, rows, lines)
 
 
 def validation(reference: str, candidate: str, found: Validation) -> None:

@@ -16,12 +16,13 @@ from normsurgery.conversion.layers import Layer
 from normsurgery.conversion.selection import Selection
 from normsurgery.conversion.start import DEFAULT, EPSILON, GAUGES
 from normsurgery.errors import UsageError
+from normsurgery.isolation import Step
 from normsurgery.outcome import Outcome
 from normsurgery.source import sha256
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from normsurgery import io
     from normsurgery.conversion.report import ConvertReport
     from normsurgery.data import Data
+
+    Progress = Callable[[Step], None]
 
 
 @dataclass
@@ -58,6 +61,7 @@ def convert(
     samples: int | None = choosing.SAMPLES,
     threads: int | None = None,
     cost: bool = False,
+    progress: Progress | None = None,
     freeze_inputs: bool = False,
     max_constant_bytes: int = Limits.nbytes,
     max_inlined_nodes: int = inlining.MOST_NODES,
@@ -83,6 +87,7 @@ def convert(
     ``samples`` of them, and tells the drift over all. Not needed otherwise.
     pixels: mean and std of images, as for ``normsurgery.data.read``. threads: of onnxruntime.
     cost: measure time and memory of both models, on a sample of the data or a seeded one.
+    progress: called with each step of what takes long: what runs the model.
     freeze_inputs, max_constant_bytes, max_inlined_nodes: as for ``fold``.
 
     The function changes, as little as constants allow.
@@ -92,7 +97,7 @@ def convert(
     """
     if to == "batch":
         _refuse(groups=groups, channels_per_group=channels_per_group, plan=plan)
-        return _to_batch(model, data, pixels, Selection(only, skip), threads, cost)
+        return _to_batch(model, data, pixels, Selection(only, skip), threads, cost, progress)
     wished = Layer("", "", 1, to, 1, _gauges(gauge)[0], epsilon, affine, encoding).checked()
     groupings = _groupings(groups, channels_per_group, least)
     job = Job(
@@ -115,13 +120,21 @@ def convert(
                 given,
                 samples=samples,
                 threads=threads,
+                progress=progress,
             )
             job = job.choosing(best, grouping)
     content, report, layers_ = job.run(original)
     report.choices = choices
-    _tell(original, content, report, given, threads, cost)
+    _tell(original, content, report, given, threads, cost, progress)
     models.stamp(content, "convert", source_hash)
     return ConvertResult(content, form, report, layers_)
+
+
+def _counted(progress: Progress | None, text: str) -> Callable[[int, int], None] | None:
+    """Return what tells ``progress`` of each step of ``text``, by how many are done of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(Step(text, done=done, total=total))
 
 
 def _tell(
@@ -131,14 +144,18 @@ def _tell(
     given: Data | None,
     threads: int | None,
     cost: bool,
+    progress: Progress | None,
 ) -> None:
     """Measure the drift where there are data, and the cost if asked for."""
     if given is not None:
         main = {value.name for value in original.proto.graph.output}
         main |= {name for node in original.proto.graph.node for name in node.output}
         moved = {c.output: c.node for c in report.converted if c.output in main}
-        report.drift = drift.measure(original, content, moved, given, threads=threads)
+        step = _counted(progress, "measuring the drift")
+        report.drift = drift.measure(original, content, moved, given, threads=threads, step=step)
     if cost:
+        if progress is not None:
+            progress(Step("measuring the cost"))
         report.cost = costs.compare(original, content, given, threads)
 
 
@@ -149,6 +166,7 @@ def _to_batch(
     selection: Selection,
     threads: int | None,
     cost: bool,
+    progress: Progress | None,
 ) -> ConvertResult:
     """Convert to *batch*, which data must choose the statistics of."""
     if data is None:
@@ -156,8 +174,9 @@ def _to_batch(
     original, form = models.take(model)
     source_hash = sha256(original.source) if original.source is not None else str
     given = datasets.take(data, datasets.inputs_of(original.proto), pixels=pixels)
-    content, report, layers_ = back.to_batch(original, given, selection, threads=threads)
-    _tell(original, content, report, given, threads, cost)
+    step = _counted(progress, "measuring statistics")
+    content, report, layers_ = back.to_batch(original, given, selection, threads=threads, step=step)
+    _tell(original, content, report, given, threads, cost, progress)
     models.stamp(content, "convert", source_hash)
     return ConvertResult(content, form, report, layers_)
 

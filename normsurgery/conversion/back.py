@@ -32,7 +32,7 @@ from normsurgery.nodes import label
 from normsurgery.recalibration import recalibrate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from normsurgery import io
     from normsurgery.data import Data
@@ -45,9 +45,16 @@ _SHARE = 1e-3  # of the median channel's variance, which epsilon is at most
 
 
 def to_batch(
-    original: io.Model, data: Data, selection: Selection, *, threads: int | None = None
+    original: io.Model,
+    data: Data,
+    selection: Selection,
+    *,
+    threads: int | None = None,
+    step: Callable[[int, int], None] | None = None,
 ) -> tuple[io.Model, ConvertReport, list[Layer]]:
     """Convert a copy of ``original``; return it, the report and the plan.
+
+    step: called with how many batches have run, of how many.
 
     Raises ``UsageError`` where there is no such norm, or its statistics are not finite.
     """
@@ -76,7 +83,9 @@ def to_batch(
     edits.finish(graph.main)
     if report.converted:
         made = {one.output for one in report.converted}
-        settled = recalibrate(content, data, outputs=made, batch_size=BATCH_SIZE, threads=threads)
+        settled = recalibrate(
+            content, data, outputs=made, batch_size=BATCH_SIZE, threads=threads, step=step
+        )
         content = settled.content
     return content, report, plan
 

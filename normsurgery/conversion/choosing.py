@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normsurgery.conversion.drift import measure
+from normsurgery.isolation import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,16 +40,20 @@ def choose(
     *,
     samples: int | None = SAMPLES,
     threads: int | None = None,
+    progress: Callable[[Step], None] | None = None,
 ) -> tuple[str, Grouping, list[Choice]]:
     """Return the gauge and the grouping to take, and what was tried.
 
     make: converts with a gauge and a grouping. The gauge is the one whose outputs have the least
     error in the first grouping. A later grouping, which normalizes more, is taken where its error
-    is at most 1.25 times that.
+    is at most 1.25 times that. progress: called with each that is tried.
     """
     tried: dict[tuple[str, Grouping], Drift] = {}
 
     def error(gauge: str, grouping: Grouping) -> float:
+        if progress is not None:
+            most = len(gauges) + len(groupings) - 1
+            progress(Step(f"trying {gauge}, {grouping}", done=len(tried), total=most))
         made = make(gauge, grouping)
         tried[gauge, grouping] = measure(original, made, {}, data, samples=samples, threads=threads)
         return tried[gauge, grouping].error

@@ -18,7 +18,7 @@ from onnx import ValueInfoProto
 from normsurgery import blocks, io, models, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -113,11 +113,13 @@ def measure(
     *,
     samples: int | None = None,
     threads: int | None = None,
+    step: Callable[[int, int], None] | None = None,
 ) -> Drift:
     """Return how far ``after`` is from ``before`` on ``data``.
 
     layers: values of the main graph that both models make, each with the name to report.
     samples: use so many, spread evenly over the data, which are often sorted by class; None: all.
+    step: called with how many samples have run, of how many, as often as layers are many.
 
     Raises ``MissingPackageError`` without onnxruntime, ``InvalidModelError`` where it does not run
     a model, and what reading the data raises.
@@ -129,6 +131,7 @@ def measure(
     taken = np.arange(count) * len(data) // count
     inner = [name for name in layers if name not in outputs]
     parts = [inner[i : i + AT_ONCE] for i in range(0, len(inner), AT_ONCE)] or [[]]
+    done = 0
     for number, part in enumerate(parts):
         wanted = [*part, *(outputs if number == 0 else [])]
         for rows, one, other in _pairs(before, after, part, data, taken, threads):
@@ -138,6 +141,9 @@ def measure(
                 _count(
                     scores, outputs, one, other, None if data.labels is None else data.targets(rows)
                 )
+            done += len(rows)
+            if step is not None:
+                step(done, count * len(parts))
     agreement = scores.agree / scores.samples if scores.samples else None
     accuracy = None
     if scores.samples and data.labels is not None and data.labels.ndim == 1:

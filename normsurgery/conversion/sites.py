@@ -10,6 +10,7 @@ import numpy as np
 from normsurgery import dtypes, edits, shapes
 from normsurgery.affine import ChannelAffine
 from normsurgery.constants import Constant, constant_of
+from normsurgery.conversion.merged import NO_STATISTICS, merged
 from normsurgery.conversion.start import BatchNorm
 from normsurgery.errors import GraphError
 from normsurgery.folding import obstacles, table
@@ -77,9 +78,16 @@ class NoSite:
     node: NodeProto
     obstacle: Obstacle
 
+    @property
+    def kind(self) -> str:
+        """The operator, or those of a merged one."""
+        return "Mul, Add" if self.obstacle.reason == NO_STATISTICS else self.node.op_type
+
 
 def find(graph: Graph, limits: Limits) -> Iterator[Site | NoSite]:
     """Yield what can be converted, and each BatchNormalization that cannot, in graph order.
+
+    A merged one, whose statistics are gone, is one that cannot.
 
     Raises ``GraphError`` for a BatchNormalization that is none.
     """
@@ -91,6 +99,10 @@ def find(graph: Graph, limits: Limits) -> Iterator[Site | NoSite]:
                 found = _taken_apart(scope, node, limits)
                 if found is not None:
                     yield found
+                    continue
+                obstacle = merged(scope, node, limits)
+                if obstacle is not None:
+                    yield NoSite(node, obstacle)
 
 
 def as_one_node(site: Site) -> None:

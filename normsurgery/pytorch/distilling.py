@@ -26,7 +26,7 @@ from normsurgery.pytorch.interpreter import GraphModule, to_module, update_weigh
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
@@ -95,6 +95,7 @@ def distill(
     lr: float = 3e-3,
     seed: int = 0,
     pixels: datasets.Pixels | None = None,
+    step: Callable[[int, int], None] | None = None,
 ) -> DistillResult:
     """Train scale and bias of a converted model's norms to give the original's outputs.
 
@@ -103,7 +104,8 @@ def distill(
     data: what ``normsurgery.data.read`` reads, or arrays by input name; labels are not used.
     steps, batch_size, lr: of Adam; the rate, relative to the rms of each tensor, falls to 0 along
     a cosine. samples: how many to train on, spread evenly over the data; others, as many or a
-    quarter of all, judge when to stop. seed: of the order.
+    quarter of all, judge when to stop. seed: of the order. step: called with how many steps are
+    done, of how many.
 
     Scales and biases are those of the norms that compute their statistics from the data; nothing
     else changes. On one machine with the same threads the result is the same to the bit.
@@ -134,7 +136,9 @@ def distill(
     taught = Lesson(student, teacher, given, first, batch_size)
     exam = Lesson(student, teacher, given, second, batch_size)
     report.before = exam.loss()
-    report.best, report.after = _train(taught, exam, list(chosen.values()), steps, lr, seed)
+    report.best, report.after = _train(
+        taught, exam, list(chosen.values()), steps, lr, seed, step or (lambda _done, _of: None)
+    )
     if report.best:
         content = update_weights(content, student).content
         if runtime.available():
@@ -240,6 +244,7 @@ def _train(
     steps: int,
     lr: float,
     seed: int,
+    tell: Callable[[int, int], None],
 ) -> tuple[int, float]:
     """Take ``steps`` steps of Adam, over the samples in an order drawn anew each time around.
 
@@ -263,6 +268,7 @@ def _train(
         lesson.loss_of(waiting.pop()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         falling.step()
+        tell(step, steps)
         if step == steps or step % max(steps // EXAMS, 1) == 0:
             loss = exam.loss()
             if loss < best[1]:

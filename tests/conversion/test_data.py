@@ -140,3 +140,31 @@ def test_cost_is_told_for_both(digits: dict[str, Any]) -> None:
 def test_bad_groups(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         normsurgery.convert(RESNET, **options)
+
+
+def test_each_step_of_a_long_run_is_told(digits: dict[str, Any]) -> None:
+    steps: list[Any] = []
+    images = {"image": digits["test_images"][:20]}
+    normsurgery.convert(RESNET, data=images, groups="auto", cost=True, progress=steps.append)
+    told = [step.text for step in steps if step.text.startswith("trying")]
+    gauges = [f"trying {gauge}, one group" for gauge in ("balance", "whiten", "fold", "none")]
+    assert told[:4] == gauges
+    assert told[4].endswith("16 channels per group")
+    measured = [step for step in steps if step.text == "measuring the drift"]
+    done = [step.done for step in measured]
+    # three batches of 20 samples, for the values of 8 layers and again for the other 3
+    assert len(done) == 6
+    assert done == sorted(set(done))
+    assert (done[2], done[5]) == (20, 40)
+    assert {step.total for step in measured} == {40}
+    assert steps[-1].text == "measuring the cost"
+
+
+def test_the_way_back_tells_its_steps(digits: dict[str, Any]) -> None:
+    steps: list[Any] = []
+    grouped = normsurgery.convert(RESNET).model
+    images = {"image": digits["test_images"][:20]}
+    normsurgery.convert(grouped, "batch", data=images, progress=steps.append)
+    statistics = [step for step in steps if step.text == "measuring statistics"]
+    assert statistics
+    assert statistics[-1].done == statistics[-1].total
