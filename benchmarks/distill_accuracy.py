@@ -23,7 +23,6 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
     "one group": {},
     "16 channels per group": {"channels_per_group": 16},
     "one group, no map in front": {"affine": "none"},
-    "one group, gauge whiten": {"gauge": "whiten"},
 }
 
 
