@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import io, isolation, models, providers, runtime
-from normsurgery.data import Data, inputs_of, read
+from normsurgery import isolation, models, runtime
 from normsurgery.errors import CrashError, UsageError
 from normsurgery.isolation import Limits, Step
-from normsurgery.providers import CUDA
-from normsurgery.tensors import tensors_in
+from normsurgery.providers import CUDA, short_name
+from normsurgery.validation import given
+from normsurgery.validation.bench import does_not
 from normsurgery.validation.compare import Status
 from normsurgery.validation.drift import Drift, drift
 from normsurgery.validation.evidence import Evidence, Wanted, collect, nothing
@@ -23,15 +20,17 @@ from normsurgery.validation.result import Parity
 from normsurgery.validation.saturation import settled, unsaturated
 from normsurgery.validation.setups import FLOAT64, Setup, setups
 from normsurgery.validation.truth import Truth
-from normsurgery.validation.verdict import BOUND, Plan, does_not, parities, parity
+from normsurgery.validation.verdict import BOUND, Plan, parities, parity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from onnx import ModelProto
 
-    from normsurgery.data import Pixels
+    from normsurgery.data import Data, Pixels
 
     Feeds = Mapping[str, np.ndarray]
     Progress = Callable[[Step], None]
@@ -97,13 +96,13 @@ def validate(
     data or shapes do not fit, ``UnsafeModelError`` or ``ModelIOError`` for a file. A candidate that
     does not load or run has failed, and that is no error.
     """
-    names = _providers(providers)
+    names = given.providers(providers)
     if kind not in {"auto", "parity", "drift"}:
         raise UsageError(f"kind {kind!r} is none of auto, parity and drift")
     with contextlib.ExitStack() as stack:
-        ours, ref_path = stack.enter_context(_file(reference, "reference"))
-        theirs, cand_path = stack.enter_context(_file(candidate, "candidate"))
-        feeds, labels = _feeds(ours, data, pixels, arrays, samples, batch, shapes)
+        ours, ref_path = stack.enter_context(given.file(reference, "reference"))
+        theirs, cand_path = stack.enter_context(given.file(candidate, "candidate"))
+        feeds, labels = given.feeds(ours, data, pixels, arrays, samples, batch, shapes)
         verb = models.verb(theirs)
         plan = Plan(
             sets=sets,
@@ -119,7 +118,7 @@ def validate(
         if memory is None and CUDA in names:
             memory = isolation.NO_CAP  # CUDA maps what it likes: a cap is the caller's to set
         work = _Work(ref_path, cand_path, plan, Limits(timeout, memory), isolate, progress)
-        found = Validation(_title(reference), _title(candidate), verb)
+        found = Validation(given.title(reference), given.title(candidate), verb)
         if kind == "drift" or (kind == "auto" and verb in CHANGING):
             return replace(found, drift=work.drift(names[0], labels))
         runs = work.runs(names, optimized=optimized)
@@ -169,7 +168,7 @@ class _Work:
                 if getattr(crash.step, "model", "") != "candidate":
                     raise
                 parts = (_crashed(crash, ways[0], self._plan),)
-            found.append(ProviderRun(providers.short_name(name), parts[0], tuple(parts[1:])))
+            found.append(ProviderRun(short_name(name), parts[0], tuple(parts[1:])))
         return tuple(found)
 
     def evidence(
@@ -267,80 +266,3 @@ def _crashed(crash: CrashError, setup: Setup, plan: Plan) -> Parity:
         reason="nothing was compared",
         runtime=setup.label(),
     )
-
-
-def _providers(wanted: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(wanted, str):
-        wanted = wanted.split(",")
-    names = tuple(dict.fromkeys(providers.full_name(name.strip()) for name in wanted))
-    if not names:
-        raise UsageError("no provider to run on; give cpu, cuda or both")
-    return names
-
-
-@contextlib.contextmanager
-def _file(model: Any, role: str) -> Iterator[tuple[io.Model, Path]]:
-    """The model, loaded and checked, and a file of it that a runtime can open."""
-    content, _ = models.take(model)
-    if isinstance(model, (str, os.PathLike)) and (found := _readable(content, Path(model))):
-        yield content, found
-        return
-    with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
-        path = Path(folder, f"{role}.onnx")
-        io.save(content, path)
-        yield content, path
-
-
-def _readable(content: io.Model, path: Path) -> Path | None:
-    """The path under which onnxruntime and onnx find the external data too; None if there is none.
-
-    A link is looked through by none of the two: data lie beside it, or beside what it points to.
-    """
-    if not content.external or not path.is_symlink():
-        return path
-    names = {
-        entry.value
-        for tensor in tensors_in(content.proto)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    real = path.resolve()
-    return real if all((real.parent / name).is_file() for name in names) else None
-
-
-def _title(model: Any) -> str:
-    if isinstance(model, (str, os.PathLike)):
-        return os.fspath(model)
-    return type(model).__name__
-
-
-def _feeds(
-    model: io.Model,
-    data: Any,
-    pixels: Pixels | None,
-    arrays: Mapping[str, str] | None,
-    samples: int,
-    batch: int,
-    shapes: Mapping[str, Sequence[int]] | None,
-) -> tuple[Sequence[Feeds] | None, np.ndarray | None]:
-    """The input sets that the caller gave, and the labels of their samples."""
-    if data is None:
-        return None, None
-    if isinstance(data, (str, os.PathLike)):
-        wanted = inputs_of(model.proto)
-        shape = tuple((shapes or {}).get(wanted[0].name, ())) if wanted else ()
-        size = None
-        if len(shape) == 4:
-            size = (shape[1], shape[2]) if shape[3] in {1, 3, 4} else (shape[2], shape[3])
-        data = read(data, wanted, pixels=pixels, size=size, names=arrays, limit=samples)
-    if not isinstance(data, Data):
-        return list(data), None
-    fixed = next((one.batch for one in data.inputs if one.batch is not None), None)
-    last = there = min(samples, len(data))
-    step = batch if fixed is None else fixed
-    if fixed is not None or step < last:  # no smaller batch at the end
-        last -= last % step
-    found = list(data.batches(step, last=last))
-    if not found:
-        raise UsageError(f"{there} samples do not make one batch of {step}; give more --samples")
-    return found, None if data.labels is None else data.targets(slice(0, last))
