@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 # A verb is the module of that name in this package, with a click command called ``command``.
 VERBS = {
-    "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
-    "convert": "Put group, instance or layer normalization in the place of BatchNormalization.",
-    "recalibrate": "Estimate the statistics of BatchNormalization anew, on other data.",
-    "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
-    "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
-    "export": "Export a PyTorch module with its norms kept, and prove the file.",
     "inspect": "List the normalizations of a model, and what fold and convert do with each.",
-    "doctor": "Say what onnxruntime, CUDA and torch can do here, and what mends them.",
+    "fold": "Fold BatchNormalization into linear layers; the outputs stay the same.",
     "validate": "Prove that two models compute the same, on CPU and CUDA.",
+    "convert": "Put group, instance or layer normalization in the place of BatchNormalization.",
+    "unfold": "Put back the BatchNormalization that an exporter folded; the outputs stay the same.",
+    "recalibrate": "Estimate the statistics of BatchNormalization anew, on other data.",
+    "export": "Export a PyTorch module with its norms kept, and prove the file.",
+    "finetune": "Train a model's weights on small batches, ONNX in and ONNX out.",
+    "doctor": "Say what onnxruntime, CUDA and torch can do here, and what mends them.",
 }
 
 

@@ -27,7 +27,9 @@ def fold(
 ) -> FoldResult:
     """Fold every affine map per channel that algebra allows into the linear layers around it.
 
-    model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
+    model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed. A file's
+    weights are read when they are needed: replace it while the result is in use (as ``save`` does),
+    but do not write into it.
     fixed: values for inputs of the graph, by name, that the folded model no longer has; arrays of
     the input's type and shape (float64 is rounded to a narrower float type).
     freeze_inputs: fold initializers that are graph inputs too, which a caller could override.

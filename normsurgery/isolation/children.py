@@ -36,7 +36,11 @@ class Child(Protocol):
 
 def spawn(folder: Path) -> Child:
     """Start a fresh interpreter."""
-    command = [sys.executable, "-c", _BOOT, str(folder), str(os.getpid()), json.dumps(sys.path)]
+    # -P: a json.py in the folder that somebody stands in is not to run
+    command = [
+        *(sys.executable, "-P", "-c", _BOOT),
+        *(str(folder), str(os.getpid()), json.dumps(sys.path)),
+    ]
     with (folder / "stderr").open("wb") as said:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said

@@ -150,3 +150,11 @@ def test_no_orphan_is_left_when_the_parent_is_interrupted_or_killed(tmp_path, nu
     while alive(child) and time.monotonic() < until:
         time.sleep(0.02)
     assert not alive(child)
+
+
+def test_a_module_in_the_current_folder_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("import os; os._exit(7)")
+    monkeypatch.chdir(tmp_path)
+    steps = []
+    found = isolation.call(workers.double, {"array": np.arange(2)}, progress=steps.append)
+    assert found.tolist() == [0, 2]
