@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SOURCE = "normsurgery.source_sha256"
 VERB = "normsurgery.verb"
+HISTORY = "normsurgery.history"  # all verbs from the first to the last, with commas
 
 
 class Form(Enum):
@@ -56,12 +57,16 @@ def give_back(model: io.Model, form: Form) -> Any:
 
 
 def stamp(model: io.Model, verb: str, source_hash: Callable[[], str]) -> None:
-    """Record in ``metadata_props`` what made the model: version, verb and source.
+    """Record in ``metadata_props`` what made the model: version, verbs and source.
 
     source_hash: gives the SHA-256 of the source file, without its external data, or of the
     serialized model if it came as an object. It is asked when the model is written.
     """
-    ours = {"normsurgery.version": normsurgery.__version__, VERB: verb}
+    ours = {
+        "normsurgery.version": normsurgery.__version__,
+        VERB: verb,
+        HISTORY: ",".join((*history(model), verb)),
+    }
     props = model.proto.metadata_props
     for i in range(len(props) - 1, -1, -1):
         if props[i].key in {*ours, SOURCE}:
@@ -79,8 +84,25 @@ def stamp(model: io.Model, verb: str, source_hash: Callable[[], str]) -> None:
 
 def verb(model: io.Model) -> str:
     """Return which verb of normsurgery made the model last, as ``stamp`` recorded it, or ""."""
-    found = (prop.value for prop in model.proto.metadata_props if prop.key == VERB)
-    return next(found, "")
+    return _prop(model, VERB)
+
+
+def history(model: io.Model) -> tuple[str, ...]:
+    """Return every verb of normsurgery that the model has been through, the first one first."""
+    return tuple(one for one in (_prop(model, HISTORY) or verb(model)).split(",") if one)
+
+
+def since(model: io.Model, older: io.Model) -> tuple[str, ...]:
+    """Return the verbs that ``model`` has been through since both were one, as far as recorded."""
+    ours, theirs = history(model), history(older)
+    shared = next(
+        (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None
+    )
+    return ours[min(len(ours), len(theirs)) if shared is None else shared :]
+
+
+def _prop(model: io.Model, key: str) -> str:
+    return next((prop.value for prop in model.proto.metadata_props if prop.key == key), "")
 
 
 def _copy(proto: ModelProto) -> ModelProto:

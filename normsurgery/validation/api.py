@@ -83,8 +83,9 @@ def validate(
     multiply_adds: what a float64 run of one set may cost; beyond it the noise floor judges.
     optimized: run the models with onnxruntime's graph optimizations too, to report it beside.
     allow_fallback: nodes, by name or operator, that may run on the CPU though CUDA was asked for.
-    kind: ``parity``, ``drift``, or ``auto``: drift for a candidate whose metadata say that a verb
-    made it that changes the function (convert, recalibrate, finetune), else parity.
+    kind: ``parity``, ``drift``, or ``auto``: drift for a candidate whose metadata say that it went
+    through a verb, and the reference did not, that changes the function (convert, recalibrate,
+    finetune), else parity.
     depth: follow the errors of every value that both models have through depth, on one input set;
     done anyhow where the verdict fails, to say which value diverges first.
     isolate: run it all in a child process: a crash, a step longer than ``timeout`` seconds or more
@@ -119,7 +120,8 @@ def validate(
             memory = isolation.NO_CAP  # CUDA maps what it likes: a cap is the caller's to set
         work = _Work(ref_path, cand_path, plan, Limits(timeout, memory), isolate, progress)
         found = Validation(given.title(reference), given.title(candidate), verb)
-        if kind == "drift" or (kind == "auto" and verb in CHANGING):
+        changed = bool(CHANGING.intersection(models.since(theirs, ours)))
+        if kind == "drift" or (kind == "auto" and changed):
             return replace(found, drift=work.drift(names[0], labels))
         runs = work.runs(names, optimized=optimized)
         proof = work.evidence(names, runs, depth=depth)

@@ -277,6 +277,15 @@ def test_a_conversion_is_drift_and_never_parity(net, verb):
     assert found.lines()[0].startswith("drift: ")
 
 
+def test_a_fold_of_a_conversion_is_held_against_what_it_was_made_from(net):
+    converted = normsurgery.convert(net, to="affine").model
+    folded = normsurgery.fold(converted).model
+    options = {"sets": 2, "optimized": False, "isolate": False}
+    assert normsurgery.validate(net, folded, **options).drift is not None
+    assert normsurgery.validate(converted, folded, **options).ok
+    assert normsurgery.validate(converted, converted, **options).ok
+
+
 def test_the_kind_can_be_chosen(net):
     options = {"sets": 2, "optimized": False, "isolate": False}
     assert normsurgery.validate(net, made_by("convert", net), kind="parity", **options).ok
