@@ -129,9 +129,8 @@ def command(
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
-    for beside in (html, write_plan):
-        if beside is not None:
-            io.check_output(Path(beside), force=force)
+    taken = [model, target, *([data, data.rpartition(":")[0]] if data else [])]
+    _check_reports([name for name in (html, write_plan) if name is not None], taken, force=force)
     if distill is not None:
         if data is None:
             raise click.UsageError("--distill needs --data: samples to learn on, without labels.")
@@ -173,6 +172,19 @@ def command(
     else:
         distilled = taught.report.line() if taught else None
         render.convert_report(model, shown, result, parity, distilled)
+
+
+def _check_reports(reports: list[str], taken: list[str], *, force: bool) -> None:
+    """Fail where a report cannot be written, or would replace an input or another output."""
+    from normsurgery import io
+
+    paths = {Path(name).resolve() for name in taken}
+    for name in reports:
+        io.check_output(Path(name), force=force)
+        path = Path(name).resolve()
+        if path in paths:
+            raise click.UsageError(f"{name} is another file of this call; name one for itself.")
+        paths.add(path)
 
 
 def _distilling(show: Callable[[Step], None] | None) -> Callable[[int, int], None] | None:

@@ -6,15 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from normsurgery import norms
+from normsurgery.conversion import sample_norms
 from normsurgery.conversion.layers import KEEP, Layer
 from normsurgery.conversion.selection import Candidate, Selection
 from normsurgery.errors import UsageError
+from normsurgery.nodes import label
 
 if TYPE_CHECKING:
     from normsurgery.conversion.grouping import Grouping
     from normsurgery.conversion.sites import Site
 
 ERASED = "the norm would erase the data"
+IN_FRONT = "which normalizes it already"
 
 
 def chosen(
@@ -39,14 +42,22 @@ def chosen(
 
 def slug(layer: Layer) -> str:
     """Return the slug of why a norm is kept: a selection or the plan says so, or it cannot be."""
-    return "one-element" if layer.note.endswith(ERASED) else "selection"
+    slugs = {ERASED: "one-element", IN_FRONT: "in-front-of-norm"}
+    return next((slug for end, slug in slugs.items() if layer.note.endswith(end)), "selection")
 
 
 def _refused(site: Site, layer: Layer) -> str:
-    """Return why a norm would be none: a group of one element is its own mean."""
-    if layer.to == "affine" or site.positions is None:
+    """Return why a norm would be none, or one too many.
+
+    A group of one element is its own mean. A BatchNormalization right in front of a norm over
+    samples is the map that an earlier conversion kept there, or as good as one.
+    """
+    if layer.to == "affine":
         return ""
-    if site.channels // layer.groups * site.positions > 1:
+    behind = sample_norms.behind(site.scope, site.output)
+    if behind is not None:
+        return f"it hands its output to {label(behind)}, {IN_FRONT}"
+    if site.positions is None or site.channels // layer.groups * site.positions > 1:
         return ""
     return f"{layer.groups} groups of one element each: {ERASED}"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Affine = Literal["auto", "fold", "keep", "none"]
 AFFINES: tuple[Affine, ...] = get_args(Affine)
 KEEP = "keep"
+MOST_EPSILON = 1e6  # nothing is normalized with more, and float32, which it is stored in, ends
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,21 @@ class Layer:
     def checked(self) -> Layer:
         """Return the entry. Raises ``UsageError`` where a value is none that it may have."""
         targets = norms.load()
-        where = f"the plan's entry for `{self.output}`"
+        where = f"the plan's entry for `{self.output}`: " if self.output else ""
         allowed = {"to": (*targets, KEEP), "gauge": GAUGES, "affine": AFFINES}
         if self.to in targets:
             allowed["encoding"] = ("auto", *targets[self.to].encodings)
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 listed = ", ".join(values)
-                raise UsageError(f"{where}: {name} {getattr(self, name)!r} is none of {listed}")
+                raise UsageError(f"{where}{name} {getattr(self, name)!r} is none of {listed}")
         if self.groups < 1 or (self.to in targets and self.channels % self.groups):
-            raise UsageError(f"{where}: {self.channels} channels do not make {self.groups} groups")
-        if not 0 <= self.epsilon < float("inf"):
-            raise UsageError(f"{where}: epsilon {self.epsilon} is no number from 0 on")
+            raise UsageError(f"{where}{self.channels} channels do not make {self.groups} groups")
+        if not 0 <= self.epsilon <= MOST_EPSILON:
+            raise UsageError(
+                f"{where}epsilon {self.epsilon} is no number from 0 to {MOST_EPSILON:g}: "
+                "it is of an input of unit variance"
+            )
         return self
 
 
@@ -86,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> list[Layer]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelIOError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from None
     if not isinstance(found, dict) or set(found) != {"convert"}:
         raise UsageError(f"{path} is no plan: one key `convert` with a list of norms is due")

@@ -58,6 +58,20 @@ def find(graph: Graph) -> Iterator[SampleNorm | Left]:
                     yield found
 
 
+def behind(scope: Scope, value: str) -> NodeProto | None:
+    """Return the norm over samples that alone reads ``value``, as it is or in another shape."""
+    while scope.only_reader(value):
+        (reader,) = scope.value_readers(value)
+        if not scope.is_onnx(reader) or reader.input[0] != value:
+            return None
+        if reader.op_type in NORMS:
+            return reader
+        if reader.op_type not in {"Reshape", "Cast"}:
+            return None
+        value = reader.output[0]
+    return None
+
+
 def _site(scope: Scope, node: NodeProto) -> SampleNorm | str:
     """Return the norm, or why it is left."""
     if scope is not scope.graph.main:

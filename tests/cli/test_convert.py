@@ -139,11 +139,28 @@ def test_data_choose_and_the_page_shows_the_drift(cli: Run, tmp_path: Path) -> N
         (["--gauge", "best"], 2),
         (["--data", "missing.npz"], 4),
         (["--plan", "missing.json"], 4),
+        (["--epsilon", "nan"], 2),
+        (["--epsilon", "1e300"], 2),
+        (["--html", "out.onnx"], 2),
+        (["--write-plan", "out.onnx"], 2),
+        (["--write-plan", "report", "--html", "report"], 2),
+        (["--write-plan", str(RESNET), "--force"], 2),
+        (
+            [
+                "--write-plan",
+                str(SAMPLES / "digits.npz"),
+                "--force",
+                "--data",
+                f"{SAMPLES / 'digits.npz'}:test",
+            ],
+            2,
+        ),
     ],
 )
 def test_bad_calls_are_one_line_and_leave_nothing(
-    cli: Run, output: Path, arguments: list[str], status: int
+    cli: Run, output: Path, arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(output.parent)
     outcome = cli("convert", RESNET, "-o", output, *arguments)
     assert outcome.status == status
     assert outcome.err.startswith("error[NS-E")

@@ -435,3 +435,41 @@ def test_bodies_are_converted_too() -> None:
     c = np.einsum("oi,nihw->nohw", parameters(model)["W"][:, :, 0, 0], x["x"])
     expected = standardized_then_grouped(c, parameters(model), 1, 1.0)
     np.testing.assert_allclose(made, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("encoding", ["instance", "layer", "native"])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_a_map_that_was_kept_in_front_is_not_converted_again(encoding: str, groups: int) -> None:
+    once = converted(conv_bn(), groups=groups, least=1, affine="keep", encoding=encoding)
+    assert once.report.converted[0].affine == "keep"
+    again = converted(once.model)
+    (left,) = again.report.left
+    assert (left.slug, left.was) == ("in-front-of-norm", "BatchNormalization")
+    assert "normalizes it already" in left.reason
+    assert again.model.graph == once.model.graph
+    (frozen, *_) = normsurgery.inspect(once.model).norms
+    assert (frozen.convert, frozen.convert_detail) == (left.slug, left.reason)
+    assert ops(converted(once.model, "affine").model)[:3] == ["Conv", "Mul", "Add"]
+
+
+def test_a_norm_in_front_of_which_something_else_stands_is_converted() -> None:
+    text = """
+    g (double[n, 16, h, w] x) => (double[n, 16, h, w] y{more}) {{
+        b = BatchNormalization (x, scale, B, mean, var)
+        {between}
+        y = InstanceNormalization (r, i, i)
+    }}"""
+    for between, more in (
+        ("r = Relu (b)", ""),
+        ("r = Identity (b)\n z = Exp (b)", ", double[n, 16, h, w] z"),
+        ("r = Identity (b)", ", double[n, 16, h, w] b"),
+    ):
+        model = parse(text.format(between=between, more=more), i=np.ones(16), **bn(16))
+        assert len(converted(model).report.converted) == 1
+
+
+def test_a_plan_nested_beyond_reason(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(UsageError, match="is no JSON"):
+        normsurgery.convert(conv_bn(), plan=path)

@@ -165,3 +165,21 @@ def test_group_normalization_of_opset_18_gets_its_scale_per_channel() -> None:
 def test_group_normalization_of_unknown_width_is_a_refusal() -> None:
     with pytest.raises(UsageError, match="scale per group"):
         normsurgery.convert(grouped(None), encoding="native")
+
+
+@pytest.mark.parametrize("encoding", ["native", "layer"])
+def test_weights_of_ir_3_are_no_inputs_of_a_newer_one(encoding: str) -> None:
+    """Listed as inputs, they would count as overridable, and no norm would be converted."""
+    old = model(8)
+    old.ir_version = 3
+    for tensor in old.graph.initializer:
+        old.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    result = normsurgery.convert(old, encoding=encoding)
+    assert len(result.report.converted) == 1
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    onnx.checker.check_model(result.model, full_check=True)
+    x = feeds(old, h=5, w=4)
+    expected = run(normsurgery.convert(old).model, x)[0]
+    np.testing.assert_allclose(run(result.model, x)[0], expected, rtol=1e-4, atol=1e-5)
