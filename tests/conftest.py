@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import functools
+import os
+
+# Set before torch is loaded. OpenMP's threads wait for each other by spinning: on a machine where
+# another process has a core, tiny steps take ten times as long with two of them as with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
