@@ -15,8 +15,15 @@ from normsurgery.errors import MissingPackageError
 if TYPE_CHECKING:
     from normsurgery.pytorch.distilling import DistillReport, DistillResult, distill
     from normsurgery.pytorch.distributed import Processes, processes
-    from normsurgery.pytorch.exporting import ExportReport, ExportResult, export
-    from normsurgery.pytorch.factory import build, dynamic, examples
+    from normsurgery.pytorch.exporting import (
+        ExportReport,
+        ExportResult,
+        build,
+        dynamic,
+        examples,
+        export,
+        load_weights,
+    )
     from normsurgery.pytorch.finetuning import FinetuneReport, FinetuneResult, Moment, finetune
     from normsurgery.pytorch.interpreter import (
         GraphModule,
@@ -25,8 +32,7 @@ if TYPE_CHECKING:
         to_module,
         update_weights,
     )
-    from normsurgery.pytorch.modules import ModuleResult, convert, fold
-    from normsurgery.pytorch.weights import load_weights
+    from normsurgery.pytorch.surgery import ModuleResult, convert, fold
 
 _WHERE = {
     "DistillReport": "normsurgery.pytorch.distilling",
@@ -41,16 +47,16 @@ _WHERE = {
     "FinetuneReport": "normsurgery.pytorch.finetuning",
     "FinetuneResult": "normsurgery.pytorch.finetuning",
     "Moment": "normsurgery.pytorch.finetuning",
-    "ModuleResult": "normsurgery.pytorch.modules",
-    "build": "normsurgery.pytorch.factory",
-    "convert": "normsurgery.pytorch.modules",
+    "ModuleResult": "normsurgery.pytorch.surgery",
+    "build": "normsurgery.pytorch.exporting",
+    "convert": "normsurgery.pytorch.surgery",
     "distill": "normsurgery.pytorch.distilling",
-    "dynamic": "normsurgery.pytorch.factory",
-    "examples": "normsurgery.pytorch.factory",
+    "dynamic": "normsurgery.pytorch.exporting",
+    "examples": "normsurgery.pytorch.exporting",
     "export": "normsurgery.pytorch.exporting",
     "finetune": "normsurgery.pytorch.finetuning",
-    "fold": "normsurgery.pytorch.modules",
-    "load_weights": "normsurgery.pytorch.weights",
+    "fold": "normsurgery.pytorch.surgery",
+    "load_weights": "normsurgery.pytorch.exporting",
     "to_module": "normsurgery.pytorch.interpreter",
     "update_weights": "normsurgery.pytorch.interpreter",
 }

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from normsurgery.pytorch.exporting.tracing import Dynamic
     from normsurgery.pytorch.running import Args, Arrays
-    from normsurgery.pytorch.tracing import Dynamic
 
 BOUND = 2.0
 EXACT = 1e-9  # relative, of float64 runs of one function: rounding of the arithmetic, no more

@@ -18,11 +18,12 @@ from torch.nn.utils import parametrizations
 import normsurgery
 from normsurgery.errors import ModuleError, ParityError, UsageError
 from normsurgery.payloads import Computed
-from normsurgery.pytorch import ModuleResult, convert, export, fold, places
+from normsurgery.pytorch import ModuleResult, convert, export, fold
 from normsurgery.pytorch.norms import ChannelAffine, FrozenBatchNorm
+from normsurgery.pytorch.surgery import places
 from normsurgery.validation import parity
 
-SAMPLES = Path(__file__).parents[2] / "sample_models"
+SAMPLES = Path(__file__).parents[3] / "sample_models"
 sys.path.insert(0, str(SAMPLES))  # networks.py imports blocks.py from beside it
 try:
     networks = importlib.import_module("networks")

@@ -18,7 +18,7 @@ from normsurgery import dtypes, edits, io, shapes
 from normsurgery.constants import Constant, Limits, constant_of
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
-from normsurgery.pytorch import groups, protos, slicing
+from normsurgery.pytorch.exporting import groups, protos, slicing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -27,11 +27,13 @@ from normsurgery.folding import apply, plan, table
 from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.nodes import label
-from normsurgery.pytorch import building, checking, exporting, guessing
+from normsurgery.pytorch import checking
 from normsurgery.pytorch.copying import eval_copy, plain_copy, undisturbed
-from normsurgery.pytorch.places import Change, Places, changes
+from normsurgery.pytorch.exporting import api as exporting
+from normsurgery.pytorch.exporting.tracing import ExporterError
 from normsurgery.pytorch.preparing import prepare, replace_module
-from normsurgery.pytorch.tracing import ExporterError
+from normsurgery.pytorch.surgery import building, guessing
+from normsurgery.pytorch.surgery.places import Change, Places, changes
 from normsurgery.report import Folded, FoldReport, Kept
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from torch import nn
 from normsurgery import folding, io, models
 from normsurgery.errors import ModuleError, NormSurgeryError, ParityError, UsageError
 from normsurgery.nodes import bodies, int_attribute, label
-from normsurgery.pytorch import checking, cleaning, running, tracing
+from normsurgery.pytorch import checking, running
 from normsurgery.pytorch.copying import eval_copy, first_line, undisturbed
+from normsurgery.pytorch.exporting import cleaning, tracing
 from normsurgery.pytorch.preparing import prepare
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto
 
-    from normsurgery.pytorch.tracing import Dynamic
+    from normsurgery.pytorch.exporting.tracing import Dynamic
     from normsurgery.report import FoldReport
     from normsurgery.validation import Parity
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from normsurgery.conversion.report import Converted
-    from normsurgery.pytorch.places import Places
+    from normsurgery.pytorch.surgery.places import Places
 
 _INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
