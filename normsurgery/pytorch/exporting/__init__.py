@@ -7,8 +7,9 @@ module out of a name and a file.
 
 from __future__ import annotations
 
-from normsurgery.pytorch.exporting.api import ExportReport, ExportResult, export
+from normsurgery.pytorch.exporting.api import export
 from normsurgery.pytorch.exporting.factory import build, dynamic, examples
+from normsurgery.pytorch.exporting.result import ExportReport, ExportResult
 from normsurgery.pytorch.exporting.weights import load_weights
 
 __all__ = [

@@ -4,7 +4,7 @@ Gone are: metadata and stack traces, which name folders of the exporting machine
 that a bias-free Conv computes at every run (dynamo; of rank 2 for Conv3d, which onnxruntime
 refuses); CastLike to the type a value already has; Identity of an initializer; slices of everything
 and sequences made to be taken apart (``slicing``); and constants that are computed at every run,
-which become initializers under the name of the one that they came from.
+which become initializers under the name of the one that they came from (``baking``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, numpy_helper
+from onnx import AttributeProto
 
 from normsurgery import dtypes, edits, io, shapes
 from normsurgery.constants import Constant, Limits, constant_of
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
-from normsurgery.pytorch.exporting import groups, protos, slicing
+from normsurgery.pytorch.exporting import baking, groups, protos, slicing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from normsurgery.graph import Scope
 
-SMALL = 1 << 14  # elements; a larger constant is baked where a stored one is at least as large
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
@@ -46,14 +45,14 @@ def clean(model: ModelProto, same: Mapping[str, str]) -> io.Model:
     for node in _nodes(scope):
         _fix_shape(scope, node)
     for node in _nodes(scope):
-        slicing.as_split(scope, node, _add)
+        slicing.as_split(scope, node, baking.add)
     for node in _nodes(scope):
         _drop_zero_bias(scope, node, limits)
     for node in _nodes(scope):
         _as_gemm(scope, node)
     named: dict[str, str] = {}
     for node in _nodes(scope):
-        _bake(scope, node, limits, named)
+        baking.bake(scope, node, limits, named)
     for node in _nodes(scope):
         _skip_if_idle(scope, node, limits, {*same, *named})
     gone = set(scope.gone)
@@ -80,7 +79,7 @@ def _fix_shape(scope: Scope, node: NodeProto) -> None:
     known = slicing.known_shape(scope, node)
     if known is None:
         return
-    made = _add(scope, f"{node.output[0]}.known", known)
+    made = baking.add(scope, f"{node.output[0]}.known", known)
     for reader in list(scope.readers.get(node.output[0], ())):
         for slot, name in enumerate(reader.input):
             if name == node.output[0]:
@@ -90,10 +89,10 @@ def _fix_shape(scope: Scope, node: NodeProto) -> None:
 def _drop_zero_bias(scope: Scope, node: NodeProto, limits: Limits) -> None:
     """Leave out a bias that is made of no parameter and zero: its module has none."""
     slot = _BIAS.get(node.op_type)
-    if slot is None or len(node.input) <= slot or not _is_computed(scope, node.input[slot]):
+    if slot is None or len(node.input) <= slot or not baking.is_computed(scope, node.input[slot]):
         return
     bias = constant_of(scope, node.input[slot], limits)
-    made_up = not _parameters(scope, node.input[slot])
+    made_up = not baking.parameters(scope, node.input[slot])
     if made_up and isinstance(bias, Constant) and not np.any(bias.float64()):
         edits.set_input(scope, node, slot, "")
         del node.input[slot:]
@@ -113,62 +112,6 @@ def _as_gemm(scope: Scope, node: NodeProto) -> None:
         edits.set_input(scope, node, 1, turned.input[0])
         node.op_type = "Gemm"
         node.attribute.add(name="transB", type=AttributeProto.INT, i=1)
-
-
-def _bake(scope: Scope, node: NodeProto, limits: Limits, named: dict[str, str]) -> None:
-    """Make an initializer of each input that is computed from constants.
-
-    One with the elements of a stored tensor, in their order, is to have its name: ``named``.
-    """
-    if isinstance(constant_of(scope, node.output[0], limits), Constant):
-        return  # a part of a constant itself: its reader bakes the whole
-    for slot, name in enumerate(node.input):
-        if not name or not _is_computed(scope, name):
-            continue
-        constant = constant_of(scope, name, limits)
-        if not isinstance(constant, Constant):
-            continue
-        stored = [scope.initializers[one] for one in _parameters(scope, name)]
-        size = int(np.prod(constant.shape, dtype=np.int64))
-        sizes = [int(np.prod(tensor.dims, dtype=np.int64)) for tensor in stored]
-        if size > max(SMALL, *sizes, 0):
-            continue
-        values = _values(constant)
-        wanted, origin = f"{node.name or node.output[0]}.{slot}", ""
-        if sizes == [size]:
-            before = scope.graph.store.array(stored[0])
-            if np.array_equal(values.ravel(), before.ravel()):
-                wanted, origin = f"{stored[0].name}_reshaped", stored[0].name
-            elif values.ndim == 2 and np.array_equal(values.T, before):
-                wanted = f"{stored[0].name}_transposed"
-        made = _add(scope, wanted, values)
-        edits.set_input(scope, node, slot, made)
-        if origin:
-            named[made] = origin
-
-
-def _values(constant: Constant) -> np.ndarray:
-    if constant.elem_type in dtypes.FLOATS:
-        return np.asarray(dtypes.round_to(constant.float64(), constant.elem_type))
-    return np.array(constant.tensor.base)
-
-
-def _parameters(scope: Scope, name: str) -> list[str]:
-    """Return the float initializers whose numbers a constant is computed from."""
-    found: dict[str, None] = {}
-    waiting, seen = [name], {name}
-    while waiting:
-        one = waiting.pop()
-        if one in scope.initializers:
-            if scope.initializers[one].data_type in dtypes.FLOATS:
-                found[one] = None
-        elif one in scope.producer and scope.producer[one].op_type not in {"Shape", "Size"}:
-            maker = scope.producer[one]
-            inputs = maker.input[:1] if maker.op_type == "CastLike" else maker.input
-            fresh = [i for i in inputs if i and i not in seen]
-            seen.update(fresh)
-            waiting += fresh
-    return list(found)
 
 
 def _skip_if_idle(scope: Scope, node: NodeProto, limits: Limits, parameters: set[str]) -> None:
@@ -214,16 +157,3 @@ _IDLE: dict[str, Callable[[Scope, NodeProto, Limits], bool]] = {
     "Mul": _is_neutral,
     "Add": _is_neutral,
 }
-
-
-def _is_computed(scope: Scope, name: str) -> bool:
-    maker = scope.producer.get(name)
-    return maker is not None and maker.op_type != "Constant"
-
-
-def _add(scope: Scope, wanted: str, values: np.ndarray) -> str:
-    assert isinstance(scope.proto, GraphProto)  # noqa: S101  the main scope is no function
-    name = scope.graph.unique_name(wanted)
-    scope.proto.initializer.append(numpy_helper.from_array(values, name))
-    scope.initializers[name] = scope.proto.initializer[-1]
-    return name

@@ -10,6 +10,8 @@ norm, or its norm, and the report says so.
 
 from __future__ import annotations
 
-from normsurgery.pytorch.surgery.converting import ModuleResult, convert, fold
+from normsurgery.pytorch.surgery.converting import convert
+from normsurgery.pytorch.surgery.folding import fold
+from normsurgery.pytorch.surgery.result import ModuleResult
 
 __all__ = ["ModuleResult", "convert", "fold"]
