@@ -14,9 +14,10 @@ from normsurgery import io, runtime
 from normsurgery.errors import UsageError
 from normsurgery.graph import Graph
 from normsurgery.pytorch import distill
-from normsurgery.pytorch.distilling import norm_parameters, spread
+from normsurgery.pytorch.distilling.api import norm_parameters
+from normsurgery.pytorch.distilling.lessons import spread
 
-SAMPLES = Path(__file__).parents[2] / "sample_models"
+SAMPLES = Path(__file__).parents[3] / "sample_models"
 RESNET = SAMPLES / "digits_resnet.onnx"
 
 
