@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--weight-decay", default=0.0, show_default=True, help="Not of scales and biases.")
 @click.option("--schedule", default="cosine", show_default=True, help="Or constant.")
 @click.option("--warmup", default=0, show_default=True, help="Steps of linear rise.")
-@click.option("--clip", type=float, help="Largest norm of all gradients together.")
+@click.option(
+    "--clip", default=1.0, show_default=True, help="Largest norm of all gradients together; 0: any."
+)
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Weights not to train; repeatable.")
 @click.option(
     "--norms",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Of order and dropout.")
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), help="On the CPU; 1 for small batches.")
 @click.option("--precision", default="auto", show_default=True, help="float32 or bf16.")
 @click.option("--checkpoint", help="File, or a folder for one, to go on from after a kill.")
 @click.option("--checkpoint-every", default=500, show_default=True, help="Steps; 0: each epoch.")
@@ -66,6 +69,7 @@ def command(
     std: str | None,
     size: str | None,
     limit: int | None,
+    clip: float,
     freeze: tuple[str, ...],
     checkpoint: str | None,
     no_fold: bool,
@@ -97,6 +101,7 @@ def command(
             samples.read(source, data, *read, limit),
             val=None if val is None else samples.read(source, val, *read, None),
             output=output_name,
+            clip=clip or None,
             freeze=freeze,
             checkpoint=checkpoint,
             fold=not no_fold,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import pytest
 from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
@@ -125,3 +126,26 @@ def _step(file: Path) -> int:
     except (OSError, SafetensorError):
         return 0
     return int(progress["step"])
+
+
+def test_training_is_not_lost_to_a_fold_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normsurgery_cli import finetune, proving
+
+    from normsurgery import data, pytorch
+    from normsurgery.errors import ParityError
+
+    model = onnx.load(RESNET)
+    inputs = data.inputs_of(model)
+    result = pytorch.finetune(model, data.read(DATA, inputs, limit=4))
+
+    def failing(*_args: object, **_options: object) -> None:
+        raise ParityError("ratio 5")
+
+    monkeypatch.setattr(proving, "save", failing)
+    save = finetune._save
+    said = save(result, tmp_path / "out.onnx", force=False, external=None, no_validate=False)
+    assert said == "failed, so the norms were left in the output: ratio 5"
+    assert operators(tmp_path / "out.onnx") == operators(RESNET)
+    assert operators(tmp_path / "out.onnx") != [n.op_type for n in result.model.graph.node]

@@ -19,6 +19,7 @@ import normsurgery
 from normsurgery import data, runtime
 from normsurgery.errors import OutputExistsError, UsageError
 from normsurgery.pytorch import FinetuneResult, finetune, to_module
+from normsurgery.pytorch.finetuning import cores
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 RESNET, DIGITS = SAMPLES / "digits_resnet.onnx", SAMPLES / "digits.npz"
@@ -315,6 +316,7 @@ def test_autocast_keeps_the_weights_in_float32() -> None:
         ({"epochs": 0}, "0 epochs train nothing"),
         ({"batch_size": 0}, "a batch of 0 samples"),
         ({"clip": 0.0}, "clipping at 0"),
+        ({"threads": 0}, "0 threads"),
         ({"norms": "frozen"}, "no BatchNormalization in the model"),
         ({"norms": "thawed"}, "train or frozen, not 'thawed'"),
         ({"loss": "hinge"}, "there is no loss 'hinge'"),
@@ -331,6 +333,35 @@ def test_autocast_keeps_the_weights_in_float32() -> None:
 def test_settings_that_make_no_sense(settings: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         finetune(grouped(), digits(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch_size", "expected"),
+    [(None, 1023, 1), (None, 1024, 3), (2, 1023, 2), (1, 1024, 1)],  # an image has 64 numbers
+)
+def test_small_batches_take_one_thread_and_torch_gets_its_own_back(
+    threads: int | None, batch_size: int, expected: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with cores.limited(threads, digits(limit=2), batch_size) as found:
+            assert (found, torch.get_num_threads()) == (expected, expected)
+        assert torch.get_num_threads() == 3
+        with cores.limited(None, [], 1) as found:  # of what is not known, nothing is
+            assert found == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_gradients_are_clipped_unless_asked_not_to() -> None:
+    clipped = finetune(grouped(), digits(limit=20), lr=1e-2, fold=False)
+    asked = finetune(grouped(), digits(limit=20), lr=1e-2, clip=1.0, fold=False)
+    free = finetune(grouped(), digits(limit=20), lr=1e-2, clip=None, fold=False)
+    tight = finetune(grouped(), digits(limit=20), lr=1e-2, clip=1e-4, fold=False)
+    assert tensors(clipped.model).keys() == tensors(free.model).keys()
+    assert not changed(clipped.model, asked.model)
+    assert changed(tight.model, free.model)
 
 
 def test_labels_beyond_the_classes_are_said_before_the_first_step(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from normsurgery import folding, io, models
 from normsurgery.errors import OutputExistsError, UsageError
 from normsurgery.pytorch.finetuning import (
     checkpoints,
+    cores,
     feeding,
     losses,
     optimizers,
@@ -58,11 +60,12 @@ def finetune(
     weight_decay: float = 0.0,
     schedule: str = "cosine",
     warmup: int = 0,
-    clip: float | None = None,
+    clip: float | None = 1.0,
     freeze: Sequence[str] = (),
     norms: str = "train",
     seed: int = 0,
     device: str = "auto",
+    threads: int | None = None,
     precision: str = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -84,12 +87,14 @@ def finetune(
     no ``output`` gets them all as a tuple.
     optimizer: ``sgd``, ``adamw``, or a function of the parameters. schedule: ``cosine`` to 0 at the
     last step, or ``constant``, each after ``warmup`` steps of linear rise.
-    clip: the largest norm that all gradients together may have.
+    clip: the largest norm that all gradients together may have; None for any. Batches of two have
+    gradients a hundred times their median now and then, which end a run without it.
     freeze: globs of initializer names that are not trained.
     norms: ``train``, or ``frozen``: every BatchNormalization keeps its statistics, scale and bias.
-    device: ``auto``, ``cpu``, ``cuda``. precision: ``float32``, ``bf16`` (autocast; the weights
-    stay float32), or ``auto``: bf16 on a GPU that has it. 16-bit weights are trained in float32 and
-    rounded at the end.
+    device: ``auto``, ``cpu``, ``cuda``. threads: of a step on the CPU; by default one for batches
+    of known data under ``cores.SMALL`` numbers, else torch's own.
+    precision: ``float32``, ``bf16`` (autocast; the weights stay float32), or ``auto``: bf16 on a
+    GPU that has it. 16-bit weights are trained in float32 and rounded at the end.
     checkpoint: a file, or a folder for one, written every ``checkpoint_every`` steps and after
     each epoch. resume: go on from it if it is there; on one CPU with the same threads the result is
     the same to the bit as without the interruption.
@@ -108,7 +113,9 @@ def finetune(
     if epochs < 1:
         raise UsageError(f"{epochs} epochs train nothing; --epochs is 1 or more")
     if clip is not None and not clip > 0:
-        raise UsageError(f"clipping at {clip} stops all training; --clip is above 0")
+        raise UsageError(f"clipping at {clip} stops all training; give a norm above 0, or None")
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads compute nothing; --threads is 1 or more")
     if checkpoint_every < 0:
         raise UsageError(f"a checkpoint every {checkpoint_every} steps is none; 0 is: each epoch")
     content, form = models.take(model)
@@ -125,12 +132,16 @@ def finetune(
     if any(p.dtype in SIXTEEN_BIT for p in parameters.values()):
         module.float()
     file = _checkpoint(checkpoint, resume=resume)
-    with processes.world(device) as place, processes.seeded(seed, place):
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(processes.world(device))
+        stack.enter_context(processes.seeded(seed, place))
         report.device, report.processes, report.writes = str(place.device), place.size, place.first
         report.bf16 = _bf16(precision, place)
         module.to(place.device)
         inputs = datasets.inputs_of(content.proto)
-        source, batch_count = feeding.training(data, inputs, epochs, batch_size, seed)
+        data = datasets.read(data, inputs) if isinstance(data, (str, PathLike)) else data
+        report.threads = stack.enter_context(cores.limited(threads, data, batch_size))
+        source, batch_count = feeding.training(data, epochs, batch_size, seed)
         steps = None if batch_count is None else epochs * -(-batch_count // place.size)
         made = optimizers.make(
             optimizer,

@@ -20,14 +20,12 @@ EVALUATED = 250  # samples at a time, without gradients
 
 
 def training(
-    data: Samples, inputs: Sequence[Input], epochs: int, batch_size: int, seed: int
+    data: Data | Iterable[Any], epochs: int, batch_size: int, seed: int
 ) -> tuple[Source, int | None]:
     """Return where batches come from, and how many there are in an epoch, if that is known.
 
-    Raises ``UsageError`` without labels or samples, and what ``normsurgery.data.read`` raises.
+    Raises ``UsageError`` without labels or samples.
     """
-    if isinstance(data, (str, PathLike)):
-        data = datasets.read(data, inputs)
     if not isinstance(data, datasets.Data):
         return batches.repeated(data, epochs), batches.count(data)
     samples = data

@@ -124,9 +124,8 @@ def _step(run: Run, module: nn.Module, batch: Batch, progress: Progress) -> None
     loss = run.loss.function(outputs, targets)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise DivergedError(
-            f"the loss is {value} at step {progress.step + 1}: lower --lr, or set --clip 1"
-        )
+        also = " or set --clip 1" if run.clip is None else ""
+        raise DivergedError(f"the loss is {value} at step {progress.step + 1}; lower --lr{also}")
     torch.autograd.backward(loss * batch.weight if run.place.size > 1 else loss)
     if run.clip is not None:
         parameters = [p for group in run.optimizer.param_groups for p in group["params"]]

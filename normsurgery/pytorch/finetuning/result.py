@@ -22,7 +22,8 @@ class FinetuneReport:
 
     before: of the model that came in, on the validation data. epochs: what each pass gave.
     steps: of the optimizer, in all. resumed_at: the step of the checkpoint that it went on from.
-    trained, frozen: names of tensors. seconds: of this call's training. processes: how many.
+    trained, frozen: names of tensors. seconds: of this call's training. threads: of a step on the
+    CPU. processes: how many.
     writes: whether this is the process that is to write. fold: what was folded at the end.
     """
 
@@ -34,6 +35,7 @@ class FinetuneReport:
     frozen: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     device: str = "cpu"
+    threads: int = 1
     bf16: bool = False
     processes: int = 1
     writes: bool = True
