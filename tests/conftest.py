@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
+
+import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before torch is loaded. OpenMP's threads wait for each other by spinning: on a machine where
 # another process has a core, tiny steps take ten times as long with two of them as with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
-from hypothesis import HealthCheck, settings
+# A shell's background jobs ignore Ctrl-C, and so would the children that tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
