@@ -167,3 +167,23 @@ def test_values_behind_a_computed_shape() -> None:
 def test_endless_computations_end() -> None:
     chain = "\n".join(f"n{i + 1} = Mul(n{i}, two)" for i in range(300))
     assert target(f"n0 = Gather<axis=0>(s, i0)\n {chain}\n t = Concat<axis=0>(n300, m)") is None
+
+
+def test_a_negative_size_is_free() -> None:
+    """PaddlePaddle's exporter writes −1 where a size is free."""
+    model = parse(
+        """g (float[N, 3, h, w] x) => (float[N, 4, p, q] y) {
+          c = Conv<strides=[2, 2]>(x, W)
+          y = Relu(c)
+        }""",
+        W=np.zeros((4, 3, 3, 3), np.float32),
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        for i in (0, 2, 3):
+            value.type.tensor_type.shape.dim[i].dim_value = -1
+    before = model.SerializeToString(deterministic=True)
+    scope = Graph(models.take(model)[0]).main
+    assert shapes.dims(scope, "x") == (None, 3, None, None)
+    assert shapes.dims(scope, "c") == (None, 4, None, None)
+    assert shapes.dims(scope, "y") == (None, 4, None, None)
+    assert model.SerializeToString(deterministic=True) == before

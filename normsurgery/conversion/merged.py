@@ -50,7 +50,7 @@ def merged(scope: Scope, node: NodeProto, limits: Limits) -> Obstacle | None:
     return Obstacle(
         NO_STATISTICS,
         f"no statistics: {label(scaling)} and {label(node)} do not tell mean and deviation apart; "
-        "`fold` puts them into a layer, behind which `unfold --data` makes a BatchNormalization",
+        "where `fold` can put them into a layer, `unfold --data` makes a norm behind it",
     )
 
 

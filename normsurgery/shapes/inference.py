@@ -33,6 +33,8 @@ def inferred(graph: Graph, target: Target) -> dict[tuple[int, str], TypeProto]:
     # nodes that were folded away are still in the proto until ``finish``, and do no harm
     proto = ModelProto()
     proto.CopyFrom(graph.proto)
+    for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
+        _free_negative(value.type)
     for value in proto.graph.input:
         for i, d in enumerate(value.type.tensor_type.shape.dim):
             if not d.HasField("dim_value") and not d.dim_param:
@@ -139,5 +141,24 @@ def _forget_behind(proto: ModelProto, names: set[str], declared: set[str]) -> No
 
 
 def tensor_types(infos: Iterable[ValueInfoProto]) -> dict[str, TypeProto]:
-    """Return the types of those that are tensors, by name."""
-    return {i.name: i.type for i in infos if i.type.HasField("tensor_type")}
+    """Return the types of those that are tensors, by name.
+
+    A negative size, as PaddlePaddle's exporter writes where a size is free, is none.
+    """
+    return {i.name: _sized(i.type) for i in infos if i.type.HasField("tensor_type")}
+
+
+def _sized(type_: TypeProto) -> TypeProto:
+    """Return a type as it is, or a copy without its negative sizes if it has any."""
+    if all(d.dim_value >= 0 for d in type_.tensor_type.shape.dim):
+        return type_
+    copy = TypeProto()
+    copy.CopyFrom(type_)
+    _free_negative(copy)
+    return copy
+
+
+def _free_negative(type_: TypeProto) -> None:
+    for d in type_.tensor_type.shape.dim:
+        if d.dim_value < 0:
+            d.Clear()

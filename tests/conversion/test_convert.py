@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from graphs import bn, feeds, ops, parse, run, weights
 from onnx import ModelProto
@@ -473,3 +474,46 @@ def test_a_plan_nested_beyond_reason(tmp_path: Path) -> None:
     path.write_text("[" * 200_000)
     with pytest.raises(UsageError, match="is no JSON"):
         normsurgery.convert(conv_bn(), plan=path)
+
+
+@pytest.mark.parametrize("sizes", [[-1, 3, -1, -1], [-1, 3, 5, -1]])
+def test_a_negative_size_is_no_lack_of_elements(sizes: list[int]) -> None:
+    model = conv_bn()
+    for i, size in enumerate(sizes):
+        model.graph.input[0].type.tensor_type.shape.dim[i].dim_value = size
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for size in (-1, 16, -1, -1):
+        model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=size)
+    result = normsurgery.convert(model, encoding="instance")
+    assert [one.affine for one in result.report.converted] == ["fold"]
+    (norm,) = normsurgery.inspect(model).norms
+    assert norm.convert == "converts"
+
+
+SAMPLES = Path(__file__).parents[2] / "sample_models"
+
+
+@pytest.mark.parametrize("gauge", ["whiten", "fold"])
+@pytest.mark.parametrize("options", [{}, {"channels_per_group": 8}, {"to": "instance"}], ids=str)
+@pytest.mark.parametrize("name", ["resnet", "densenet", "mobilenet", "repvgg", "unet", "conv1d"])
+def test_folded_or_kept_the_map_is_the_same_function(
+    name: str, options: dict[str, Any], gauge: str
+) -> None:
+    path = SAMPLES / f"digits_{name}.onnx"
+    folded, kept = (
+        normsurgery.convert(path, gauge=gauge, affine=affine, **options).model
+        for affine in ("auto", "keep")
+    )
+    x = {k: v.astype(np.float32) / 4 for k, v in feeds(folded).items()}
+    for one, other in zip(*(runtime_run(model, x) for model in (folded, kept)), strict=True):
+        assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max()
+
+
+def runtime_run(model: ModelProto, inputs: dict[str, Any]) -> list[Any]:
+    """Return the outputs by onnxruntime, graph optimizations off."""
+    session_options = ort.SessionOptions()
+    session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, inputs))
