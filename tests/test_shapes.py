@@ -187,3 +187,20 @@ def test_a_negative_size_is_free() -> None:
     assert shapes.dims(scope, "c") == (None, 4, None, None)
     assert shapes.dims(scope, "y") == (None, 4, None, None)
     assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_group_normalization_keeps_the_sizes(opset: int) -> None:
+    model = parse(
+        """g (float[N, 4, h, w] x) => (float[?] y) {
+          r = GroupNormalization<num_groups=2>(x, s, s)
+          q = Relu(r)
+          y = GroupNormalization<num_groups=2>(q, s, s)
+        }""",
+        opset=opset,
+        s=np.ones(4, np.float32),
+    )
+    scope = Graph(models.take(model)[0]).main
+    for name in ("r", "q"):
+        assert shapes.dims(scope, name) == (None, 4, None, None)
+        assert [str(size) for size in shapes.sizes(scope, name) or ()] == ["N", "4", "h", "w"]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery import data as datasets
 from normsurgery import inlining, models
 from normsurgery.constants import Limits
-from normsurgery.conversion import back, choosing, drift, layers
-from normsurgery.conversion import cost as costs
+from normsurgery.conversion import choosing, drift, layers
 from normsurgery.conversion.grouping import PER_GROUP, Grouping
 from normsurgery.conversion.job import Job
 from normsurgery.conversion.layers import Layer
@@ -154,6 +153,8 @@ def _tell(
         step = _counted(progress, "measuring the drift")
         report.drift = drift.measure(original, content, moved, given, threads=threads, step=step)
     if cost:
+        from normsurgery.conversion import cost as costs  # what runs models loads slowly
+
         if progress is not None:
             progress(Step("measuring the cost"))
         report.cost = costs.compare(original, content, given, threads)
@@ -169,6 +170,8 @@ def _to_batch(
     progress: Progress | None,
 ) -> ConvertResult:
     """Convert to *batch*, which data must choose the statistics of."""
+    from normsurgery.conversion import back  # what runs models loads slowly
+
     if data is None:
         raise UsageError("BatchNormalization needs statistics: give samples (--data)")
     original, form = models.take(model)

@@ -41,6 +41,12 @@ class Selection:
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ``UsageError`` for one string, whose letters would be taken for patterns."""
+        for name in ("only", "skip"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is a list of patterns, not {getattr(self, name)!r}")
+
     def skipped(self, candidates: Sequence[Candidate]) -> list[str]:
         """Return for each candidate why it is left out, or an empty string.
 

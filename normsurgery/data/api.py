@@ -107,6 +107,7 @@ def read(
     else:
         classes = ()
         found, labels = arrays.read(where, prefix, inputs, names or {})
+    _refuse_scalars(found)
     lengths = {name: len(rows) for name, rows in found.items()}
     if labels is not None:
         lengths["labels"] = len(labels)
@@ -139,11 +140,22 @@ def take(
     if absent:
         raise UsageError(f"the data have nothing for input {absent[0]!r}; they have {list(given)}")
     rows = {one.name: np.asarray(given[one.name]) for one in inputs}
+    _refuse_scalars(rows)
     if len({len(one) for one in rows.values()}) != 1 or not min(map(len, rows.values())):
         raise UsageError("the inputs' arrays must have the same number of samples, 1 or more")
     data = Data(tuple(inputs), rows, pixels or Pixels(), limit=limit)
     data.feeds(slice(0, 1))
     return data
+
+
+def _refuse_scalars(rows: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` for an array without samples, such as a flag."""
+    for name, one in rows.items():
+        if isinstance(one, np.ndarray) and not one.ndim:
+            raise UsageError(
+                f"the data for input {name!r} are one number, without samples; "
+                f"`normsurgery fold --fix {name}=FILE` makes such an input a constant"
+            )
 
 
 def split_prefix(path: str | os.PathLike[str]) -> tuple[Path, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normsurgery.shapes.sizes import Size
 
 Target = Callable[["Scope", NodeProto], "tuple[Size | None, ...] | None"]
+_TOLD = frozenset({"Reshape", "Expand", "GroupNormalization"})
 _ROUNDS = 8  # of inference, each with the shapes of Reshapes that the one before made known
 
 
@@ -67,11 +68,15 @@ def _pairs(graph: Any, copy: GraphProto) -> Iterator[tuple[Any, GraphProto]]:
 
 
 def _reshaped(graph: Graph, target: Target) -> Iterable[tuple[str, TypeProto]]:
-    """Yield the outputs of which the operands of Reshape or Expand tell more than inference."""
+    """Yield outputs of which more is told than inference says.
+
+    By the operands of Reshape and Expand, and by the input of GroupNormalization, a function whose
+    body ONNX's inference does not look into.
+    """
     assert graph.inferred is not None  # noqa: S101
     scope = graph.main
     for node in scope.nodes:
-        if node.op_type not in {"Reshape", "Expand"} or not scope.is_onnx(node):
+        if node.op_type not in _TOLD or not scope.is_onnx(node):
             continue
         name = node.output[0]
         known = graph.inferred.get((id(scope.proto), name))

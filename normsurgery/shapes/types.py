@@ -72,7 +72,12 @@ def sizes(scope: Scope, name: str) -> tuple[Size, ...] | None:
 
 
 def target(scope: Scope, node: NodeProto) -> tuple[Size | None, ...] | None:
-    """Return the sizes that the operands of a Reshape or Expand tell it to make."""
+    """Return the sizes that the operands of a Reshape or Expand tell it to make.
+
+    And those of the input of an operator that keeps them.
+    """
+    if node.op_type == "GroupNormalization":
+        return sizes(scope, node.input[0])
     arithmetic = Arithmetic(scope, sizes)
     return arithmetic.expanded(node) if node.op_type == "Expand" else arithmetic.reshaped(node)
 

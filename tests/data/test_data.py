@@ -219,6 +219,7 @@ def test_take_gives_data_back_and_arrays_as_data() -> None:
     [
         ({"z": np.zeros((2, 3))}, "nothing for input 'x'"),
         ({"x": np.zeros((0, 3))}, "1 or more"),
+        ({"x": np.array(3.0)}, "one number, without samples.*--fix x=FILE"),
         ({"x": np.zeros((2, 4))}, "does not fit"),
     ],
 )
@@ -226,3 +227,9 @@ def test_take_refuses_what_does_not_fit(arrays: dict[str, np.ndarray], message: 
     inputs = (data.Input("x", np.dtype(np.float32), (None, 3)),)
     with pytest.raises(UsageError, match=message):
         data.take(arrays, inputs)
+
+
+def test_a_stored_number_has_no_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.float32(3))
+    with pytest.raises(UsageError, match="one number, without samples"):
+        data.read(tmp_path / "a.npz", [data.Input("x", np.dtype(np.float32), ())])
