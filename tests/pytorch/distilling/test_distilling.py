@@ -84,6 +84,12 @@ def test_every_encoding_of_group_normalization(images, encoding: str) -> None:
     assert shapes == {t.dims[0] for t in source.initializer if t.name in scales}
 
 
+def test_each_step_is_told(rough, images) -> None:
+    told: list[tuple[int, int]] = []
+    distill(RESNET, rough.model, images, steps=3, step=lambda *one: told.append(one))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_the_same_seed_gives_the_same_bytes(rough, images) -> None:
     one, other = (distill(RESNET, rough.model, images, steps=8, seed=3) for _ in range(2))
     assert one.model.SerializeToString(deterministic=True) == other.model.SerializeToString(
