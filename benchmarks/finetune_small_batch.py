@@ -9,6 +9,7 @@ learning rates, found with seed 0, then three seeds at that rate.
     python benchmarks/finetune_small_batch.py --data FOLDER           # the table
     python benchmarks/finetune_small_batch.py --data FOLDER --shift   # other camera
     python benchmarks/finetune_small_batch.py --data FOLDER --curves docs/finetune-batch-size.svg
+    python benchmarks/finetune_small_batch.py --data FOLDER --each KEPT  # of convert_accuracy.py
 
 ``cifar.py`` says what is in FOLDER. Every run is kept in ``--results``, so that a script that was
 stopped goes on where it was.
@@ -85,7 +86,7 @@ class Bench:
         return max(rates, key=lambda lr: self.accuracy(method, lr, SEEDS[0], batch))
 
     def _run(self, method: str, lr: float, seed: int, batch: int) -> float:
-        name, norms = METHODS[method]
+        name, norms = METHODS.get(method, (method, "train"))
         model = self._model(name)
         samples = data.read(
             f"{self.folder / 'cifar10_subset.npz'}:train",
@@ -157,6 +158,21 @@ def table(bench: Bench) -> None:
     print("\n".join(lines))
 
 
+def each(bench: Bench, target: Path) -> None:
+    """Write the accuracy after one pass at batch 2 of every ``resnet20.STRATEGY.onnx`` in models.
+
+    At the better of two learning rates, one seed; equal files are trained once.
+    """
+    found: dict[str, float] = {}
+    seen: dict[bytes, float] = {}
+    for path in sorted(bench.models.glob("resnet20.*.onnx")):
+        content = path.read_bytes()
+        if content not in seen:
+            seen[content] = max(bench.accuracy(path.stem, lr, SEEDS[0], 2) for lr in RATES[1:])
+        found[path.stem.removeprefix("resnet20.")] = seen[content]
+    target.write_text(json.dumps(found, indent=1))
+
+
 def curves(bench: Bench, target: Path, seeds: Sequence[int]) -> None:
     """Write the plot of error over batch size, each point at the better of two learning rates.
 
@@ -183,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
     parser.add_argument("--curves", type=Path, help="write the plot over batch sizes there")
+    parser.add_argument("--each", type=Path, help="train every converted file of this folder")
     parser.add_argument("--shift", action="store_true", help="the table, on dim and bright images")
     parser.add_argument("--seeds", type=int, default=3, help="of each point of the plot")
     folder = Path(tempfile.gettempdir()) / "normsurgery-benchmarks" / "finetune"
@@ -190,8 +207,10 @@ def main() -> None:
     arguments = parser.parse_args()
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    bench = Bench(arguments.data, folder, arguments.results, arguments.shift)
-    if arguments.curves:
+    bench = Bench(arguments.data, arguments.each or folder, arguments.results, arguments.shift)
+    if arguments.each:
+        each(bench, arguments.each / "after.json")
+    elif arguments.curves:
         curves(bench, arguments.curves, range(arguments.seeds))
     else:
         table(bench)

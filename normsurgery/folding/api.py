@@ -12,6 +12,7 @@ from normsurgery.folding.obstacles import Obstacle
 from normsurgery.graph import Graph
 from normsurgery.inlining import NORMALIZATIONS
 from normsurgery.nodes import label
+from normsurgery.outcome import Outcome
 from normsurgery.payloads import Computed
 from normsurgery.report import CertificateEntry, Folded, FoldReport, Kept, Merged
 from normsurgery.source import sha256
@@ -19,8 +20,7 @@ from normsurgery.tensors import tensors_in
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from onnx import ModelProto, NodeProto
 
@@ -30,31 +30,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class FoldResult:
+class FoldResult(Outcome):
     """A folded model, and the report of how it was folded."""
 
     report: FoldReport
-    content: io.Model
-    form: models.Form
-
-    @property
-    def model(self) -> Any:
-        """The folded model in the form that the source came in; a ModelProto for a path."""
-        return models.give_back(self.content, self.form)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        force: bool = False,
-        external: bool | None = None,
-        check: Callable[[Path], None] | None = None,
-    ) -> Path | None:
-        """Save the folded model; return the external data file beside it, if there is one.
-
-        Arguments and errors are those of ``normsurgery.io.save``.
-        """
-        return io.save(self.content, path, force=force, external=external, check=check)
 
     def certificates(self) -> list[CertificateEntry]:
         """Return for each folded tensor how far its coefficients are from float64, in ULP.
@@ -101,7 +80,7 @@ def fold(
         edits.finish(scope)
     report.after = _count(graph)
     models.stamp(content, "fold", source_hash)
-    return FoldResult(report, content, form)
+    return FoldResult(content, form, report)
 
 
 def _pass(graph: Graph, limits: Limits, report: FoldReport, kept: dict[int, Kept]) -> bool:

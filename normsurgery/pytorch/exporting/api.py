@@ -91,7 +91,7 @@ def export(
             verdict = checking.check(content, original, example, names, free)
             if not verdict.ok and not keep:
                 raise ParityError(f"{verdict.line()}; the graph is not what the module computes")
-    return ExportResult(report, content, verdict)
+    return ExportResult(content, models.Form.PATH, report, verdict)
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import io
+from normsurgery.outcome import Outcome
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from onnx import ModelProto
-
     from normsurgery.report import FoldReport
     from normsurgery.validation import Parity
 
@@ -23,9 +17,9 @@ class ExportReport:
     """The outcome of ``export``.
 
     norms: how many of each normalization the model has, GroupNormalization in its portable form
-    included (``groups``). was_training: the module was in
-    training mode, and was exported in evaluation mode. baked: weights that parametrizations
-    (weight_norm, spectral_norm) computed. frozen: modules that were a BatchNorm written by hand.
+    included (``groups``). was_training: the module was in training mode, and was exported in
+    evaluation mode. baked: weights that parametrizations (weight_norm, spectral_norm) computed.
+    frozen: modules that were a BatchNorm written by hand.
     folded: the report of folding, with ``norms="fold"``.
     """
 
@@ -43,28 +37,8 @@ class ExportReport:
 
 
 @dataclass
-class ExportResult:
+class ExportResult(Outcome):
     """An exported model, the report, and the verdict of parity (None if it was not asked for)."""
 
     report: ExportReport
-    content: io.Model
     parity: Parity | None
-
-    @property
-    def model(self) -> ModelProto:
-        """The exported model."""
-        return io.to_proto(self.content)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        force: bool = False,
-        external: bool | None = None,
-        check: Callable[[Path], None] | None = None,
-    ) -> Path | None:
-        """Save the model; return the external data file beside it, if there is one.
-
-        Arguments and errors are those of ``normsurgery.io.save``.
-        """
-        return io.save(self.content, path, force=force, external=external, check=check)

@@ -197,7 +197,7 @@ def finetune(
     tuned, result = _finished(content, module, report, fold=fold)
     for one in (tuned, result):
         models.stamp(one, "finetune", hashed)
-    return FinetuneResult(report, result, form, tuned)
+    return FinetuneResult(result, form, report, tuned)
 
 
 def _parameters(module: GraphModule) -> dict[str, nn.Parameter]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import io, models
+from normsurgery.outcome import Outcome
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-    from pathlib import Path
-
+    from normsurgery import io
     from normsurgery.pytorch.finetuning.progress import Epoch, Score
     from normsurgery.report import FoldReport
 
@@ -48,32 +45,11 @@ class FinetuneReport:
 
 
 @dataclass
-class FinetuneResult:
+class FinetuneResult(Outcome):
     """A trained model, and the report of how it was trained.
 
     tuned: the model before what was left of its norms was folded.
     """
 
     report: FinetuneReport
-    content: io.Model
-    form: models.Form
     tuned: io.Model
-
-    @property
-    def model(self) -> Any:
-        """The trained model in the form that the source came in; a ModelProto for a path."""
-        return models.give_back(self.content, self.form)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        force: bool = False,
-        external: bool | None = None,
-        check: Callable[[Path], None] | None = None,
-    ) -> Path | None:
-        """Save the trained model; return the external data file beside it, if there is one.
-
-        Arguments and errors are those of ``normsurgery.io.save``.
-        """
-        return io.save(self.content, path, force=force, external=external, check=check)
