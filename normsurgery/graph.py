@@ -20,7 +20,7 @@ from onnx import (
 )
 
 from normsurgery.errors import GraphError
-from normsurgery.nodes import bodies, captured, is_blind, label
+from normsurgery.nodes import bodies, captured, is_blind, label, lacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +145,12 @@ class Scope:
                 self.readers.setdefault(name, []).append(node)
 
     def check(self) -> None:
-        """Raise ``GraphError`` for a value that nobody makes, or a cycle."""
+        """Raise ``GraphError`` for a value that nobody makes, too few of them, or a cycle."""
+        opset = self.opset
+        for node in self.nodes:
+            short = lacks(node, opset) if self.is_onnx(node) else None
+            if short is not None:
+                raise GraphError(f"{label(node)} {short}")
         for name, readers in self.readers.items():
             if not self.knows(name):
                 raise GraphError(f"{label(readers[0])} reads {name!r}, which nothing makes")

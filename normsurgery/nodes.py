@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto, defs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,29 @@ def is_blind(node: NodeProto, name: str) -> bool:
     if node.op_type in {"Shape", "Size"}:
         return True
     return node.op_type == "CastLike" and node.input[0] != name
+
+
+def lacks(node: NodeProto, opset: int) -> str | None:
+    """Return what an operator of the ONNX spec is short of: ``has 1 input in place of 2``.
+
+    None if it has all that its version needs, or if there is no such operator.
+    """
+    try:
+        schema = defs.get_schema(node.op_type, opset)
+    except defs.SchemaError:
+        return None
+    for what, names, least, most in (
+        ("input", node.input, schema.min_input, schema.max_input),
+        ("output", node.output, schema.min_output, schema.max_output),
+    ):
+        if len(names) < least:
+            wanted = f"{least}" if least == most else f"at least {least}"
+            return f"has {len(names)} {what}{'' if len(names) == 1 else 's'} in place of {wanted}"
+    single = defs.OpSchema.FormalParameterOption.Single
+    for name, formal in zip(node.input, schema.inputs, strict=False):
+        if not name and formal.option == single:
+            return f"has no input {formal.name!r}, which it needs"
+    return None
 
 
 def attribute(node: NodeProto, name: str) -> AttributeProto | None:

@@ -70,6 +70,8 @@ def absorb(site: Site, refused: Obstacle, axis: int) -> tuple[Edit, ...] | Obsta
     if site.scope.opset < 13 or W.axis not in {axis, axis - W.q.ndim, -1 - W.q.ndim}:
         return obstacles.quantized(site.node, "its scales lie along another axis")
     channels = W.q.shape[axis]
+    if W.scale.size not in {1, channels}:
+        return obstacles.quantized(site.node, f"it has {W.scale.size} scales, {channels} channels")
     affine = affine_of(site, channels)
     if isinstance(affine, Obstacle):
         return affine
@@ -103,6 +105,8 @@ def read(scope: Scope, name: str, limits: Limits) -> Quantized | None:
             return None
         zero = found.tensor.base.astype(np.int64).reshape(-1)
     scales = scale.float64().reshape(-1)
+    if zero.size not in {1, scales.size}:
+        return None
     axis = int_attribute(node, "axis", 1) if scales.size > 1 else -1 - q.ndim
     return Quantized(name, q, elem_type, scales, scale.elem_type, zero, axis)
 
@@ -128,7 +132,11 @@ def _integers(scope: Scope, name: str, limits: Limits) -> tuple[dtypes.Array, in
     axis = int_attribute(node, "axis", 1)
     shape = [1] * len(x.shape)
     if scale.shape and scale.shape != (1,):
+        if not -len(shape) <= axis < len(shape) or scale.shape != (x.shape[axis],):
+            return None
         shape[axis] = -1
+    if zero.shape != scale.shape or not np.all(scale.float64()):
+        return None
     single = x.float64().astype(np.float32) / scale.float64().astype(np.float32).reshape(shape)
     whole = np.rint(single).astype(np.float64) + zero.tensor.base.astype(np.float64).reshape(shape)
     limits_of = np.iinfo(dtype)

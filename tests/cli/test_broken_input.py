@@ -45,6 +45,17 @@ def wrong_bn(**change: object) -> bytes:
     return tiny(text, W=weights(4, 3, 3, 3, dtype=np.float32), **parameters)
 
 
+def lacking(node: str) -> bytes:
+    """Return a model of which one node, on the way of the map, lacks an input or an output."""
+    text = """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+      c = Conv(x, W)
+      NODE
+      y = BatchNormalization(d, scale, B, mean, var)
+    }"""
+    one = {"W": weights(4, 3, 3, 3, dtype=np.float32), **bn(4, dtype=np.float32)}
+    return tiny(text.replace("NODE", node), **one)
+
+
 def external(location: str) -> bytes:
     model = onnx.load_from_string(wrong_bn())
     tensor = model.graph.initializer[0]
@@ -75,6 +86,12 @@ CASES = {
     "square mean": (wrong_bn(mean=np.ones((4, 4), np.float32)), 3, "NS-E302"),
     "integer var": (wrong_bn(var=np.ones(4, np.int64)), 3, "NS-E302"),
     "other channels": (wrong_bn(**bn(5, dtype=np.float32)), 3, "NS-E302"),
+    "one operand": (lacking("d = Mul(c)"), 3, "NS-E302"),
+    "no indices": (lacking("d = Gather<axis = 1>(c)"), 3, "NS-E302"),
+    "no shape": (lacking("d = Expand(c)"), 3, "NS-E302"),
+    "no position": (lacking("s = SplitToSequence(c)\n d = SequenceAt(s)"), 3, "NS-E302"),
+    "no weight": (lacking('d = Conv(c, "")'), 3, "NS-E302"),
+    "no output": (lacking("d = Relu(c)\n = Conv(d, W)"), 3, "NS-E302"),
     "missing data": (external("weights.bin"), 4, "NS-E401"),
     "data above": (external("../weights.bin"), 5, "NS-E500"),
     "absolute data": (external("/etc/hostname"), 5, "NS-E500"),

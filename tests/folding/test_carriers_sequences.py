@@ -103,6 +103,8 @@ def test_conditions() -> None:
     assert_kept(model, "not-constant")
     model = backwards(between, channels=3, parts=ints(1, 2), i=ONE)
     assert slug_of(model, "SequenceAt", forwards=False) == "unknown-shape"
+    model = backwards(between, channels=3, parts=ints(1, 3), i=ints(0, 1))
+    assert slug_of(model, "SequenceAt", forwards=False) == "unknown-shape"
     apart = between.replace("axis=1>(c, parts)", "axis=1, keepdims=0>(c)")
     model = backwards(apart, rank=3, channels=6, i=ONE)
     assert_kept(model, "mixed-channels")

@@ -229,6 +229,32 @@ def test_matmul(per_channel: bool) -> None:
     np.testing.assert_array_equal(add.ravel(), b.astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"z": np.zeros(3, np.int8)},
+        {"s": np.ones(3, np.float32), "z": np.zeros(3, np.int8)},
+        {"F": weights(3, 4, dtype=np.float32), "z": np.zeros(3, np.int8)},
+        {"F": weights(3, 4, dtype=np.float32), "s": np.zeros(4, np.float32)},
+        {"F": weights(3, dtype=np.float32)},
+    ],
+)
+def test_parameters_that_do_not_fit(change: dict[str, Any]) -> None:
+    """Such a model does not run; the fold leaves it alone."""
+    text = """g (float[N, 3] x) => (float[N, 4] y) {
+      Q = QuantizeLinear<axis = 1>(F, s, z)
+      W = DequantizeLinear<axis = 1>(Q, s, z)
+      c = MatMul(x, W)
+      y = BatchNormalization(c, scale, B, mean, var)
+    }"""
+    if "F" not in change:
+        text = text.replace("Q = QuantizeLinear<axis = 1>(F, s, z)", "")
+        change = {"Q": integers(3, 4), **change}
+    t = {k: v for k, v in tensors().items() if k != "Q"} | change
+    (kept,) = normsurgery.fold(parse(text, **t)).report.kept
+    assert kept.slug in {"no-bias", "quantized", "not-constant"}
+
+
 def test_matmul_whose_scales_lie_along_its_rows() -> None:
     text = """g (float[N, 3] x) => (float[N, 4] y) {
       W = DequantizeLinear<axis = 0>(Q, s)

@@ -93,7 +93,9 @@ def _range(site: Site, split: NodeProto, at: NodeProto) -> tuple[int, int] | Obs
     position = constant_of(site.scope, at.input[1], site.limits)
     if not isinstance(position, Constant):
         return obstacles.not_constant(at, "position", position)
-    i = int(position.tensor.base)
+    if position.tensor.base.size != 1:
+        return obstacles.unknown_shape(at, at.input[1])
+    i = int(position.tensor.base.item())
     if not -len(sizes) <= i < len(sizes):
         return obstacles.unknown_shape(at, whole)
     first = sum(sizes[: i % len(sizes)])

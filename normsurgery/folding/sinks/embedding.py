@@ -53,7 +53,8 @@ def embedding(site: Site) -> tuple[Edit, ...] | Obstacle | None:
 
 def _shifted(tensor: Computed, b: dtypes.Float64) -> Computed:
     """Return the table plus b, in float64, kept in a temporary file as large ones can be."""
-    total = np.memmap(tempfile.TemporaryFile(), np.float64, "w+", shape=tensor.base.shape)  # noqa: SIM115
+    with tempfile.TemporaryFile() as file:  # the map outlives it
+        total = np.memmap(file, np.float64, "w+", shape=tensor.base.shape)
     for first, rows in slabs(tensor):
         part = slice(first, first + len(rows))
         total[part] = rows + (b[part] if b.shape[0] > 1 else b)
