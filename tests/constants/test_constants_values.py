@@ -188,6 +188,7 @@ def test_initializers_that_are_inputs_of_a_body(op: str, constant: bool, freeze:
     model = parse(BODIES.replace("else_branch", "other"))
     node = model.graph.node[1]
     node.op_type = op
+    node.input.append("")
     body = next(a.g for a in node.attribute if a.name == "then_branch")
     body.input.add(name="own")
     scope = next(s for s in graph(model, freeze_inputs=freeze).scopes if "a" in s.producer)
