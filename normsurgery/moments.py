@@ -101,13 +101,15 @@ class Moments:
         """Return what ``to_arrays`` gave. Raises ``UsageError`` where it is none."""
         try:
             count = int(arrays["count"])
-            mean, M2 = (np.asarray(arrays[key], np.float64) for key in ("mean", "M2"))
+            mean, M2 = (arrays[key].astype(np.float64, casting="safe") for key in ("mean", "M2"))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"these are no moments: {error}; need count, mean and M2") from None
         if mean.ndim != 1 or mean.shape != M2.shape or count < 0:
             raise UsageError(
                 f"these are no moments: mean has shape {mean.shape}, M2 {M2.shape}, count {count}"
             )
+        if np.any(M2 < 0):
+            raise UsageError("these are no moments: M2 has a value below 0")
         return cls(count, mean, M2)
 
 

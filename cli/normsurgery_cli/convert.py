@@ -32,12 +32,13 @@ class Groups(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return what was given. Fails as every parameter does."""
         if value == "auto" or isinstance(value, int):
             return cast("int | str", value)
-        if not str(value).isdecimal():
+        if not str(value).isdecimal() or len(str(value)) > MOST_DIGITS:
             self.fail(f"{value!r} is no number, nor auto.", param, ctx)
         return int(value)
 
 
 GROUPS = Groups()
+MOST_DIGITS = 9  # of a number of groups; Python converts no more than some thousands
 
 
 @click.command("convert")
@@ -180,6 +181,8 @@ def _check_reports(reports: list[str], taken: list[str], *, force: bool) -> None
 
     paths = {Path(name).resolve() for name in taken}
     for name in reports:
+        if name == files.STREAM:
+            raise click.UsageError("- is for the model alone; name a file for a report or a plan.")
         io.check_output(Path(name), force=force)
         path = Path(name).resolve()
         if path in paths:

@@ -151,6 +151,8 @@ def _check(
         )
     if partial is None and shard != (0, 1):
         raise click.UsageError("--shard goes with --partial.")
+    if partial == files.STREAM:
+        raise click.UsageError("--partial wants a file: standard output is for models.")
     if partial is not None and _world() > 1:
         raise click.UsageError("--partial is for jobs of one process: leave torchrun out.")
 

@@ -87,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> list[Layer]:
     values of a wrong type or outside what they may be, two entries for one norm.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ModelIOError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

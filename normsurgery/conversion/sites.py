@@ -129,6 +129,8 @@ def _whole(scope: Scope, node: NodeProto, limits: Limits) -> Site | NoSite:
         return NoSite(node, found)
     bn = BatchNorm(*found, epsilon(node))
     bad = ChannelAffine.of_batch_norm(*found, bn.epsilon).bad_channel()
+    if bad is None and not np.isfinite(bn.var).all():  # a = 0 then, but no norm starts from there
+        bad = int(np.argmin(np.isfinite(bn.var)))
     if bad is not None:
         return NoSite(node, obstacles.not_finite(node, bad))
     scale = constant_of(scope, node.input[1], limits)
@@ -179,6 +181,8 @@ def _taken_apart(scope: Scope, node: NodeProto, limits: Limits) -> Site | NoSite
 def _site(
     scope: Scope, node: NodeProto, value: str, bn: BatchNorm, vector_type: int
 ) -> Site | NoSite:
+    if not bn.channels:
+        return NoSite(node, obstacles.no_channel(node, "it has no channels"))
     dims = shapes.dims(scope, value)
     if dims is None:
         dims = shapes.dims(scope, node.output[0])

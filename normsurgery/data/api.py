@@ -53,7 +53,7 @@ class Data:
     def targets(self, index: Index) -> NDArray[Any]:
         """Return the labels at ``index``. Raises ``UsageError`` if the data have none."""
         if self.labels is None:
-            raise UsageError("the data have no labels; store them beside, as `labels`")
+            raise UsageError("the data have no labels; store them beside, numbers, as `labels`")
         return np.asarray(self.labels[: len(self)][index])
 
     def batches(
@@ -99,6 +99,13 @@ def read(
         raise UsageError("the model has no inputs to feed data to")
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} samples leaves nothing; give 1 or more")
+    known = {"labels", *(one.name for one in inputs)}
+    stray = next((name for name in names or {} if name not in known), None)
+    if stray is not None:
+        raise UsageError(
+            f"the model has no input {stray!r} to take an array for; "
+            f"it has {', '.join(one.name for one in inputs)}"
+        )
     pixels = pixels or Pixels()
     where, prefix = split_prefix(path)
     if where.is_dir() and not prefix and not any(where.glob("*.npy")):
@@ -110,6 +117,8 @@ def read(
     _refuse_scalars(found)
     lengths = {name: len(rows) for name, rows in found.items()}
     if labels is not None:
+        if not labels.ndim:
+            raise UsageError(f"{path}: the labels are one value; store one for each sample")
         lengths["labels"] = len(labels)
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in lengths.items())

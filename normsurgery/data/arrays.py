@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,11 +42,16 @@ def read(
         raise UsageError(
             f"{path} has no arrays" + (f" that begin with {prefix}_" if prefix else "")
         )
-    label = names.get("labels") or next((k for k in LABELS if k in stored), None)
+    fed = {one.name for one in inputs}
+    label = names.get("labels") or next((k for k in LABELS if k in stored and k not in fed), None)
     if label is not None and label not in stored:
         raise UsageError(f"{path} has no array {label!r} for the labels; it has {_list(stored)}")
     rows = {one.name: _choose(path, one, len(inputs) == 1, stored, names, label) for one in inputs}
     labels = None if label is None else np.asarray(stored[label])
+    if labels is not None and labels.dtype.kind not in "biuf":  # names of classes
+        if "labels" in names:
+            raise UsageError(f"{path}: the labels {label!r} are {labels.dtype}; store numbers")
+        labels = None
     return rows, labels
 
 
@@ -81,8 +85,9 @@ def _npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if isinstance(archive, np.lib.npyio.NpzFile):
-                return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                stored = {key: archive[key] for key in archive.files}
+                return {key: one for key, one in stored.items() if isinstance(one, np.ndarray)}
+    except Exception as error:  # noqa: BLE001  zipfile, zlib and NumPy raise what they like
         raise ModelIOError(f"cannot read {path} as .npz: {error}") from None
     raise ModelIOError(f"{path} is no .npz file; give one, or a folder")
 
@@ -96,6 +101,11 @@ def _folder(path: Path, inputs: Sequence[Input], names: Mapping[str, str]) -> di
         raise UsageError(
             f"{path} needs one .npy file an input; it lacks {_list(asked - files.keys())}"
         )
+    usual = next((key for key in USUAL if key in files), None)
+    if usual is not None and inputs[0].name not in names:
+        whole = _load(files[usual])
+        if whole.ndim == len(inputs[0].shape):  # all samples, not one
+            return {key: _load(one) for key, one in files.items()}
     labels = {key: _load(files.pop(key)) for key in LABELS if key in files}
     return {inputs[0].name: Files(tuple(files.values()), _load), **labels}
 
@@ -103,7 +113,7 @@ def _folder(path: Path, inputs: Sequence[Input], names: Mapping[str, str]) -> di
 def _load(path: Path) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  NumPy's parser of headers raises what it likes
         raise ModelIOError(f"cannot read {path} as .npy: {error}") from None
     return found
 

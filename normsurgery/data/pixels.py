@@ -26,7 +26,10 @@ class Pixels:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ``UsageError`` for a standard deviation that is not above 0."""
+        """Raise ``UsageError`` for a standard deviation that is not above 0, or no number."""
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if not np.isfinite(values).all():
+                raise UsageError(f"{what} {values} has a value that is not finite")
         if any(not s > 0 for s in self.std):
             raise UsageError(f"std {self.std} has a value that is not above 0")
 
@@ -38,8 +41,11 @@ def fit(batch: NDArray[Any], wanted: Input, pixels: Pixels) -> NDArray[Any]:
     are there and not at axis 1. 8-bit integers become 0 … 1 for a float input. A grey image for a
     one-channel input gets its axis. Arithmetic is in float64.
 
-    Raises ``UsageError`` where shape or channels do not fit.
+    Raises ``UsageError`` where shape or channels do not fit, and for what are no real numbers or
+    numbers that the input's type does not hold.
     """
+    if batch.dtype.kind not in "biuf" and batch.dtype != wanted.dtype:
+        raise UsageError(f"input {wanted.name!r} takes numbers, the data are {batch.dtype}")
     batch = _layout(batch, wanted)
     for axis, (size, want) in enumerate(zip(batch.shape, wanted.shape, strict=True)):
         if axis and want is not None and size != want:
@@ -54,7 +60,7 @@ def fit(batch: NDArray[Any], wanted: Input, pixels: Pixels) -> NDArray[Any]:
             raise UsageError(
                 f"input {wanted.name!r} takes {wanted.dtype.name}, the data are {batch.dtype.name}"
             )
-        return np.ascontiguousarray(batch, wanted.dtype)
+        return _as_type(batch, wanted)
     values = batch.astype(np.float64)
     if stored_as_bytes:
         values /= 255.0
@@ -62,7 +68,23 @@ def fit(batch: NDArray[Any], wanted: Input, pixels: Pixels) -> NDArray[Any]:
         values -= _per_channel(pixels.mean, batch, wanted, "mean")
     if pixels.std:
         values /= _per_channel(pixels.std, batch, wanted, "std")
-    return np.ascontiguousarray(values.astype(wanted.dtype))
+    return _as_type(values, wanted)
+
+
+def _as_type(values: NDArray[Any], wanted: Input) -> NDArray[Any]:
+    """Return the values in the input's type. Raises ``UsageError`` where one is out of range."""
+    with np.errstate(all="ignore"):
+        made = np.ascontiguousarray(values, wanted.dtype)
+    if np.can_cast(values.dtype, made.dtype, "safe") or made.dtype.kind == "b":
+        return made
+    if made.dtype.kind in "iu":
+        lost = not np.array_equal(made, values)
+    else:
+        gone = ~np.isfinite(made)
+        lost = bool(gone.any() and np.isfinite(values[gone]).any())
+    if lost:
+        raise UsageError(f"the data have values that {made.dtype} of {wanted.name!r} cannot hold")
+    return made
 
 
 def _layout(batch: NDArray[Any], wanted: Input) -> NDArray[Any]:

@@ -96,16 +96,16 @@ def load(path: str | os.PathLike[str]) -> Partial:
                 [archive[f"{i}_{key}"] for key in ("count", "mean", "M2")]
                 for i in range(len(origin.outputs))
             ]
+        parts: Parts = {}
+        for row, number in enumerate(numbers):
+            parts[number] = {
+                output: Moments.from_arrays({"count": c[row], "mean": mean[row], "M2": M2[row]})
+                for output, (c, mean, M2) in zip(origin.outputs, columns, strict=True)
+            }
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001  zipfile, NumPy and JSON raise what they like
         raise UsageError(f"{path} holds no partial statistics: {error}") from None
-    parts: Parts = {}
-    for row, number in enumerate(numbers):
-        parts[number] = {
-            output: Moments.from_arrays({"count": c[row], "mean": mean[row], "M2": M2[row]})
-            for output, (c, mean, M2) in zip(origin.outputs, columns, strict=True)
-        }
     return Partial(origin, parts, str(path))
 
 

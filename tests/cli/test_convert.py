@@ -136,6 +136,8 @@ def test_data_choose_and_the_page_shows_the_drift(cli: Run, tmp_path: Path) -> N
         (["--to", "batchy"], 2),
         (["--only", "nothing*"], 2),
         (["--groups", "some"], 2),
+        (["--groups", "1" * 5000], 2),
+        (["--write-plan", "-"], 2),
         (["--gauge", "best"], 2),
         (["--data", "missing.npz"], 4),
         (["--plan", "missing.json"], 4),

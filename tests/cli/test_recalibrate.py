@@ -99,6 +99,7 @@ def test_partial_as_json_and_dry(cli: Run, model: Path, tmp_path: Path) -> None:
         (("--merge", "nowhere.npz"), 4, "nowhere.npz"),
         ((*DATA, "--partial", "a.npz", "--mode", "sequential"), 2, "mode batch"),
         ((*DATA, "--partial", "a.npz", "-o", "b.onnx"), 2, "leave --output out"),
+        ((*DATA, "--partial", "-"), 2, "--partial wants a file"),
         ((*DATA, "--shard", "1/2"), 2, "--shard goes with --partial"),
         ((*DATA, "--shard", "3/2", "--partial", "a.npz"), 2, "no shard"),
         ((*DATA, "-o", "-", "--json"), 2, "standard output"),

@@ -520,3 +520,27 @@ def runtime_run(model: ModelProto, inputs: dict[str, Any]) -> list[Any]:
         model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
     )
     return list(session.run(None, inputs))
+
+
+def test_a_norm_without_channels_stays() -> None:
+    report = normsurgery.convert(conv_bn(0)).report
+    assert [(left.slug, left.reason) for left in report.left] == [
+        ("no-channel", "BatchNormalization (makes `y`): it has no channels")
+    ]
+
+
+def test_a_plan_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    plan = normsurgery.convert(conv_bn()).plan
+    layers.write(tmp_path / "plan.json", plan)
+    text = (tmp_path / "plan.json").read_text(encoding="utf-8")
+    (tmp_path / "plan.json").write_text(text, encoding="utf-8-sig")
+    assert layers.read(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("to", ["group", "instance", "affine"])
+def test_an_infinite_variance_is_left(to: str) -> None:
+    var = bn(16)["var"]
+    var[3] = np.inf  # as float16 makes of one above 65504: the channel is its B
+    report = normsurgery.convert(conv_bn(var=var), to).report
+    assert [left.slug for left in report.left] == ["not-finite"]
+    assert "channel 3" in report.left[0].reason

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +199,95 @@ def test_more_refusals(tmp_path: Path) -> None:
     (tmp_path / "bad" / "a.png").write_bytes(b"no image")
     with pytest.raises(ModelIOError, match="cannot read image"):
         data.read(tmp_path / "bad", [IMAGE])
+
+
+@pytest.mark.parametrize("kind", ["U1", "c8", "M8[s]", "V4", [("a", "f4")]])
+def test_what_are_no_numbers_is_refused(tmp_path: Path, kind: Any) -> None:
+    path = save(tmp_path / "a.npz", x=np.zeros((2, 5), np.dtype(kind)))
+    with pytest.raises(UsageError, match="takes numbers, the data are"):
+        data.read(path, [PLAIN])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([[1e6]], "f2"), ([[1e300]], "f4"), ([[300]], "u1"), ([[-1]], "u4"), ([[1 << 40]], "i4")],
+)
+def test_numbers_that_the_input_cannot_hold_are_refused(values: Any, kind: str) -> None:
+    wanted = Input("x", np.dtype(kind), (None, 1))
+    with pytest.raises(UsageError, match="cannot hold"):
+        data.take({"x": np.array(values)}, [wanted])
+    assert len(data.take({"x": np.array([[100], [0]])}, [wanted])) == 2
+
+
+def test_infinities_are_no_overflow() -> None:
+    x = np.array([[np.inf, np.nan, -np.inf, 1.0, 2.0]])
+    feeds = data.take({"x": x}, [PLAIN]).feeds(slice(1))
+    np.testing.assert_array_equal(feeds["x"], x.astype(np.float32))
+
+
+def test_labels_are_one_for_each_sample(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the labels are one value"):
+        data.read(save(tmp_path / "a.npz", x=np.zeros((2, 5)), labels=np.int64(3)), [PLAIN])
+
+
+def test_labels_are_numbers(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", rows=np.zeros((2, 5)), labels=np.array(["cat", "dog"]))
+    assert data.read(path, [PLAIN]).labels is None
+    with pytest.raises(UsageError, match="the labels 'labels' are <U3"):
+        data.read(path, [PLAIN], names={"labels": "labels"})
+
+
+def test_an_array_for_no_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no input 'y' to take an array for; it has x"):
+        data.read(save(tmp_path / "a.npz", x=np.zeros((2, 5))), [PLAIN], names={"y": "x"})
+
+
+def test_an_input_called_as_labels_are_has_no_labels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", y=np.zeros((2, 5)))
+    assert data.read(path, [Input("y", F32, (None, 5))]).labels is None
+
+
+def test_a_folder_with_all_samples_under_a_usual_name(tmp_path: Path) -> None:
+    x = np.arange(15.0).reshape(3, 5)
+    np.save(tmp_path / "images.npy", x)
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    found = data.read(tmp_path, [PLAIN])
+    np.testing.assert_array_equal(found.feeds(slice(3))["x"], x)
+    assert found.labels is not None
+    np.testing.assert_array_equal(found.labels, np.arange(3))
+    (tmp_path / "images.npy").unlink()
+    for i in range(3):  # one a sample, one of which is called so
+        np.save(tmp_path / ["a.npy", "data.npy", "z.npy"][i], x[i])
+    np.testing.assert_array_equal(data.read(tmp_path, [PLAIN]).feeds(slice(3))["x"], x)
+
+
+def test_pixels_are_finite() -> None:
+    for values in ((float("nan"),), (float("inf"),)):
+        with pytest.raises(UsageError, match=r"mean .* not finite"):
+            Pixels(values)
+        with pytest.raises(UsageError, match=r"std .* not finite"):
+            Pixels((), values)
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((2, 5)))
+    whole = path.read_bytes()
+    entry = whole.rfind(b"PK\x01\x02")
+    for at, bits in ((8, 99), (6, 1)):  # an unknown compression; encrypted
+        damaged = bytearray(whole)
+        damaged[at] = damaged[entry + at + 2] = bits
+        path.write_bytes(damaged)
+        with pytest.raises(ModelIOError, match="cannot read"):
+            data.read(path, [PLAIN])
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("README.txt", "no array")
+    with pytest.raises(UsageError, match="has no arrays"):
+        data.read(path, [PLAIN])
+    header = tmp_path / "x.npy"
+    header.write_bytes(b"\x93NUMPY\x01\x00v\x00{" + b"(" * 5000)
+    with pytest.raises(ModelIOError, match="cannot read"):
+        data.read(header, [PLAIN])
 
 
 def test_no_code_runs_out_of_an_archive(tmp_path: Path) -> None:

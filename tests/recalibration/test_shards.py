@@ -165,3 +165,27 @@ def test_a_file_with_a_column_cut_off(model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", **arrays)
     with pytest.raises(UsageError, match="no partial statistics"):
         load(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays", "message"),
+    [
+        ({"numbers": list(range(99))}, {}, "no partial statistics: index"),
+        ({"outputs": [["a"], ["b"], ["c"]]}, {}, "no partial statistics: unhashable"),
+        ({}, {"0_M2": -1e9}, "M2 has a value below 0"),
+        ({}, {"0_mean": 1j}, "these are no moments"),
+    ],
+)
+def test_files_that_were_changed(
+    model: Path, tmp_path: Path, header: dict[str, Any], arrays: dict[str, Any], message: str
+) -> None:
+    (one,) = shards(model, 1)
+    path = tmp_path / "a.npz"
+    one.save(path)
+    with np.load(path) as archive:
+        stored = dict(archive)
+    head = {**json.loads(str(stored["header"])), **header}
+    changed = {key: stored[key] + value for key, value in arrays.items()}
+    np.savez(path, **{**stored, **changed, "header": np.array(json.dumps(head))})
+    with pytest.raises(UsageError, match=message):
+        load(path)
