@@ -41,6 +41,11 @@ def plain_copy(module: nn.Module) -> nn.Module:
     weight_norm and spectral_norm are hooks). A hook's own side effects are those of calling the
     module. Raises ``ModuleError`` for a module that cannot be copied.
     """
+    if any(isinstance(inner, torch.jit.ScriptModule) for inner in module.modules()):
+        raise ModuleError(
+            f"{_name(module)} is or holds TorchScript, which cannot be taken apart; "
+            "pass the module that it was made from"
+        )
     # Tensors that a computation made (weight_norm's weight) refuse to be copied: hand them over.
     memo: dict[int, Any] = {}
     for value in _tensors(module):

@@ -124,9 +124,9 @@ class ModuleRunner:
 
 
 def forward(module: nn.Module, args: Args) -> Arrays:
-    """Return the tensors that ``module`` gives, as arrays."""
+    """Return the tensors that ``module`` gives, as arrays; one that writes into its inputs may."""
     with torch.no_grad():
-        return [to_numpy(value) for value in flat(module(*args))]
+        return [to_numpy(value) for value in flat(module(*(a.clone() for a in args)))]
 
 
 def flat(value: Any) -> Iterator[torch.Tensor]:

@@ -444,3 +444,45 @@ def test_two_processes_do_the_steps_of_one_with_the_double_batch(tmp_path: Path)
     assert float(done.stdout.split()[-1]) == pytest.approx(
         one.report.epochs[-1].train.loss, rel=1e-4
     )
+
+
+BROKEN = """
+import sys
+sys.path[:0] = {paths!r}
+import numpy as np
+from test_finetune import grouped
+from normsurgery.errors import NormSurgeryError
+from normsurgery.pytorch import finetune
+
+images = np.ones((4, 1, 8, 8), np.float32)
+bad = images.copy()
+bad[2] = np.nan
+labels = np.zeros(4, np.int64)
+batches = [(images, labels)] * 5 + [(bad, labels)] + [(images, labels)] * 4  # the second one's
+try:
+    finetune(grouped(), batches, device="cpu")
+except NormSurgeryError as error:
+    sys.stdout.write(str(error) + chr(10))
+    sys.stdout.flush()
+    sys.exit(error.exit_status)
+"""
+
+
+def test_a_process_whose_peer_stopped_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    script.write_text(BROKEN.format(paths=paths))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    said = sorted(line for line in done.stdout.splitlines() if line)
+    assert said[-1].startswith("the loss is nan at step 3, and that batch of the data holds")
+    # the launcher may stop the other one before it says anything
+    assert all(line.startswith("another of the processes stopped") for line in said[:-1])
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("failed (exitcode")[0]

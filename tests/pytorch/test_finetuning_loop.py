@@ -221,8 +221,17 @@ def test_clipping_bounds_the_norm_of_a_step() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path: Path) -> None:
     module = network()
     own = torch.optim.SGD(module.parameters(), lr=1e30)
-    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+: lower --lr"):
+    with pytest.raises(
+        DivergedError, match=r"the loss is (nan|inf) at step \d+; lower --lr or set --clip 1"
+    ):
         train(run(module, optimizer=own, file=tmp_path / "c"))
+
+
+def test_data_that_are_not_finite_are_blamed_and_not_the_rate() -> None:
+    bad = list(Loader())
+    bad[2][0][0, 0] = float("inf")
+    with pytest.raises(UsageError, match=r"at step 3, and that batch of the data holds numbers"):
+        train(run(network(), source=batches.repeated(bad, 1)))
 
 
 def test_an_iterator_serves_one_epoch_only() -> None:

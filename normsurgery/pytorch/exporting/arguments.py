@@ -94,7 +94,7 @@ def outputs(
     """Run the module once to see what it gives; raise ``ModuleError`` where it does not run."""
     try:
         with torch.no_grad():
-            value = module(*args)
+            value = module(*(a.clone() for a in args))  # it may write into them
     except NormSurgeryError:
         raise
     except Exception as error:  # whatever the module raises

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import onnx
 import torch
@@ -46,7 +47,8 @@ def trace(
     call = _dynamo if exporter == "dynamo" else _legacy
     try:
         with torch.no_grad(), _silent():
-            return call(module, tuple(args), opset, list(input_names), list(output_names), dynamic)
+            given = tuple(a.clone() for a in args)  # the module may write into them
+            return call(module, given, opset, list(input_names), list(output_names), dynamic)
     except NormSurgeryError:
         raise
     except ModuleNotFoundError as error:
@@ -147,8 +149,16 @@ def check_opset(exporter: str, opset: int | None) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what the exporters, C++ included, print about a failure off both streams."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    """Keep what the exporters print about a failure off both streams.
+
+    The legacy one prints the whole graph from C++, past ``sys.stdout``, and has no working switch
+    for it (it switches the log on where it means to ask whether it is).
+    """
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        mock.patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True),  # noqa: SLF001
+    ):
         yield
 
 

@@ -107,8 +107,9 @@ def finetune(
     ``report.writes`` is True in the one that should save them.
 
     Raises ``UsageError`` for settings or data that do not fit, ``DivergedError`` when the loss is
-    not finite, ``OutputExistsError`` for a checkpoint that is there without ``resume``, and what
-    ``to_module`` and ``normsurgery.fold`` raise.
+    not finite though the data are, ``OutputExistsError`` for a checkpoint that is there without
+    ``resume``, ``ModelIOError`` where another process is gone, and what ``to_module`` and
+    ``normsurgery.fold`` raise.
     """
     if epochs < 1:
         raise UsageError(f"{epochs} epochs train nothing; --epochs is 1 or more")

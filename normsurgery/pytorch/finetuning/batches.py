@@ -121,6 +121,15 @@ def as_tensor(value: Any) -> Any:
     return value
 
 
+def finite(value: Any) -> bool:
+    """Whether all numbers of inputs or targets are finite."""
+    if isinstance(value, torch.Tensor):
+        return bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(finite(inner) for inner in value.values())
+    return not isinstance(value, (tuple, list)) or all(finite(inner) for inner in value)
+
+
 def to(value: Any, device: torch.device) -> Any:
     """Return inputs or targets with every tensor in them on ``device``."""
     if isinstance(value, torch.Tensor):

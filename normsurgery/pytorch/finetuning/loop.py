@@ -59,7 +59,7 @@ def train(run: Run, *, resume: bool = False) -> Progress:
     end up the same as without the interruption, to the bit on a CPU with the same threads.
 
     Raises ``DivergedError`` when the loss is no longer finite; the last checkpoint stays. Raises
-    ``UsageError`` if the module or the loss cannot take the batches.
+    ``UsageError`` if the module or the loss cannot take the batches, or they are not finite.
     """
     progress, epoch_random = Progress(), None
     if resume and run.file is not None and run.file.exists():
@@ -124,6 +124,11 @@ def _step(run: Run, module: nn.Module, batch: Batch, progress: Progress) -> None
     loss = run.loss.function(outputs, targets)
     value = float(loss.detach())
     if not math.isfinite(value):
+        if not (batches.finite(batch.inputs) and batches.finite(batch.targets)):
+            raise UsageError(
+                f"the loss is {value} at step {progress.step + 1}, and that batch of the data "
+                "holds numbers that are not finite; leave such samples out"
+            )
         also = " or set --clip 1" if run.clip is None else ""
         raise DivergedError(f"the loss is {value} at step {progress.step + 1}; lower --lr{also}")
     torch.autograd.backward(loss * batch.weight if run.place.size > 1 else loss)
@@ -147,6 +152,8 @@ def _forward(run: Run, module: nn.Module, batch: Batch) -> tuple[Any, Any]:
         try:
             outputs = module(**inputs) if isinstance(inputs, dict) else module(*inputs)
         except CANNOT_RUN as error:
+            if processes.lost(error):
+                raise
             where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             raise UsageError(f"the model cannot run this batch: {error}{where}") from error
     return outputs, targets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
-from normsurgery.errors import MissingPackageError, UsageError
+from normsurgery.errors import MissingPackageError, ModelIOError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,8 @@ def world(device: str) -> Iterator[World]:
 
     device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``. A process group
     that is there already is used; one that is made here (nccl on CUDA, else gloo) is taken down
-    at the end. Raises ``UsageError`` or ``MissingPackageError``.
+    at the end. Raises ``UsageError`` or ``MissingPackageError``, and ``ModelIOError`` in the block
+    where another process is gone.
     """
     size, local_rank = _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
     running = distributed.is_available() and distributed.is_initialized()
@@ -88,7 +89,21 @@ def world(device: str) -> Iterator[World]:
                 why = f"WORLD_SIZE is {size}, but the processes do not find each other: {error}"
                 raise UsageError(f"{why}; start them with torchrun, or unset it") from error
             stack.callback(distributed.destroy_process_group)
-        yield World(chosen, distributed.get_rank(), distributed.get_world_size())
+        try:
+            yield World(chosen, distributed.get_rank(), distributed.get_world_size())
+        except RuntimeError as error:
+            if not lost(error):
+                raise
+            raise ModelIOError(
+                "another of the processes stopped, and this one cannot go on alone; "
+                "what that one said is the reason"
+            ) from error
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone, as torch's back ends put it."""
+    told = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    return told or (distributed.is_available() and isinstance(error, distributed.DistError))
 
 
 @contextlib.contextmanager

@@ -91,7 +91,11 @@ class Places:
             return f"{kind} `{path}` is called more than once; give each call one of its own"
         rest = _rest(found)
         if rest is None:
-            return f"{type(found).__name__} `{path}` does more than a BatchNorm in its forward"
+            kind = type(found).__name__
+            return (
+                f"{kind} `{path}` does more than a BatchNorm in its forward; "
+                "make the rest a module of its own"
+            )
         return found, rest
 
     def rank(self, name: str) -> int | None:

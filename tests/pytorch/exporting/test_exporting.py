@@ -404,3 +404,41 @@ def test_parametrized_copies_share_no_class_with_the_caller() -> None:
     module = nets.Net(nn.BatchNorm2d(8), conv=parametrizations.weight_norm(nets.conv()))
     export(module, torch.randn(2, 3, 6, 6), exporter="legacy", validate=False)
     assert module.conv.weight.shape == (8, 3, 3, 3)
+
+
+class WritesIntoItsInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(x.sub_(0.5).mul_(4.0))
+        return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_module_that_writes_into_its_input(dtype: torch.dtype) -> None:
+    """The caller's example stays as it is; module and graph are compared on the same numbers."""
+    x = torch.randn(2, 3, 4, 4, dtype=dtype)
+    before = x.clone()
+    for exporter in EXPORTERS:
+        parity = export(WritesIntoItsInput().to(dtype), x, exporter=exporter).parity
+        assert parity is not None
+        assert parity.ok
+        assert torch.equal(x, before)
+    normsurgery.pytorch.convert(WritesIntoItsInput().to(dtype), to="group", groups=1, args=x)
+    assert torch.equal(x, before)
+
+
+def test_torchscript_is_refused() -> None:
+    with pytest.raises(ModuleError, match="pass the module that it was made from"):
+        export(torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))), torch.randn(2, 3, 4, 4))
+
+
+def test_nothing_is_printed_where_the_legacy_exporter_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It prints the graph from C++; in a pipe that would be part of the result."""
+    with pytest.raises(ModuleError, match="rms_norm"):
+        export(nn.RMSNorm(6), torch.randn(2, 6), exporter="legacy")
+    assert capfd.readouterr() == ("", "")
