@@ -328,6 +328,8 @@ def test_autocast_keeps_the_weights_in_float32() -> None:
         ({"resume": True}, "nothing to resume from"),
         ({"freeze": ["*"]}, "every parameter is frozen"),
         ({"checkpoint_every": -1}, "a checkpoint every -1 steps"),
+        ({"seed": -1}, "the seed -1 is below 0"),
+        ({"seed": 1 << 64}, "more than 62 bits"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], what: str) -> None:

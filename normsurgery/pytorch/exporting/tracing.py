@@ -157,7 +157,7 @@ def _silent() -> Iterator[None]:
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-        mock.patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True),  # noqa: SLF001
+        mock.patch.object(torch._C, "_jit_onnx_log", create=True),  # noqa: SLF001
     ):
         yield
 

@@ -117,6 +117,8 @@ def finetune(
         raise UsageError(f"clipping at {clip} stops all training; give a norm above 0, or None")
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads compute nothing; --threads is 1 or more")
+    if not 0 <= seed < 1 << 62:
+        raise UsageError(f"the seed {seed} is below 0 or has more than 62 bits")
     if checkpoint_every < 0:
         raise UsageError(f"a checkpoint every {checkpoint_every} steps is none; 0 is: each epoch")
     content, form = models.take(model)
