@@ -74,6 +74,7 @@ class Graph:
                 self._index(body, scope, node, opsets)
         scope.check()
         self.names.update(scope.producer, scope.initializers, scope.inputs)
+        self.names.update(node.name for node in scope.nodes)  # new nodes get unique names too
         return scope
 
     def _pin_other_uses(self) -> None:
@@ -88,7 +89,7 @@ class Graph:
             main.pinned.update(e.value for e in annotation.quant_parameter_tensor_names)
 
     def unique_name(self, wanted: str) -> str:
-        """Return ``wanted``, or ``wanted_1`` … if the model has a value of that name."""
+        """Return ``wanted``, or ``wanted_1`` … if the model has a value or node of that name."""
         name = wanted
         while name in self.names:
             self._taken[wanted] = self._taken.get(wanted, 0) + 1

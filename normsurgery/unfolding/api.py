@@ -160,8 +160,9 @@ def _insert(scope: Scope, site: Site, norm: Norm) -> None:
         )
     ]  # fmt: skip
     raw = scope.graph.unique_name(f"{site.value}_before_norm")
+    name = scope.graph.unique_name(stem)
     made = helper.make_node(
-        "BatchNormalization", [raw, *constants], [site.value], name=stem, epsilon=norm.epsilon
+        "BatchNormalization", [raw, *constants], [site.value], name=name, epsilon=norm.epsilon
     )
     site.node.output[0] = raw
     scope.producer[raw] = site.node

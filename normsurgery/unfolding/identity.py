@@ -72,7 +72,8 @@ def identity(moments: Moments, elem_type: int, k: float = 1.0) -> Norm | None:
     if not _divides(s, epsilon, elem_type).all():
         return None
     var = _rounded(np.square(s) - epsilon, elem_type)
-    B = _rounded(moments.mean, elem_type)
+    least = min(k, 1.0)  # k·B is a number of the type, too, where that is subnormal
+    B = _rounded(least * moments.mean, elem_type) / least
     return Norm(s / k, B, k * B, var, epsilon, int(quiet.sum()))
 
 

@@ -544,3 +544,17 @@ def test_an_infinite_variance_is_left(to: str) -> None:
     report = normsurgery.convert(conv_bn(var=var), to).report
     assert [left.slug for left in report.left] == ["not-finite"]
     assert "channel 3" in report.left[0].reason
+
+
+def test_nodes_of_a_second_conversion_have_names_of_their_own() -> None:
+    model = conv_bn(op="float", W=weights(16, 3, 3, 3, dtype=np.float32))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.DOUBLE:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    once = normsurgery.convert(model, affine="keep").model
+    again = normsurgery.convert(once, "affine")
+    assert len(again.report.converted) == 1
+    names = [node.name for node in again.model.graph.node if node.name]
+    assert len(set(names)) == len(names)
+    ort.InferenceSession(again.model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -58,7 +58,8 @@ def test_statistics_are_those_of_the_data(
     assert norm is not None
     assert norm.var.min() >= 0
     np.testing.assert_array_equal(norm.mean, k * norm.B)
-    np.testing.assert_allclose(norm.B, mean, rtol=2.0**-24, atol=1e-44)
+    half_step = 2.0**-150 / min(k, 1.0)  # of the subnormal numbers that B and k·B are among
+    np.testing.assert_allclose(norm.B, mean, rtol=2.0**-24, atol=half_step)
     alive = k * deviation > np.sqrt(norm.epsilon)
     assert norm.dead == np.sum(~alive)
     np.testing.assert_allclose(norm.scale[alive], deviation[alive], rtol=3 * 2.0**-11)
@@ -66,6 +67,14 @@ def test_statistics_are_those_of_the_data(
     np.testing.assert_allclose(norm.var + norm.epsilon, np.square(k * norm.scale), rtol=2.0**-24)
     for values in (norm.scale, norm.B, norm.mean, norm.var):
         np.testing.assert_array_equal(values.astype(wide).astype(np.float64), values)
+
+
+def test_a_mean_that_is_subnormal_keeps_zeros() -> None:
+    deviation = np.array([0.0, 1.0])
+    norm = identity(moments(deviation, 3.088022657652613e-39), dtypes.FLOAT, 0.5)
+    assert norm is not None
+    for y in applied(norm, np.zeros((1, 2), np.float32), np.float32):
+        np.testing.assert_array_equal(y, 0)
 
 
 def test_epsilon_is_usual_unless_the_layer_is_quiet() -> None:

@@ -402,3 +402,13 @@ def test_weights_that_a_caller_may_override_are_left_as_they_are(tmp_path: Path)
     fresh = images(5, seed=1)
     expected = scores(proto, fresh, tmp_path)
     np.testing.assert_array_equal(scores(result.model, fresh, tmp_path), expected)
+
+
+def test_a_norm_gets_a_name_that_no_node_has() -> None:
+    named = model()
+    named.graph.node[0].name, named.graph.node[1].name = "one", "one_norm"
+    named.graph.node[2].name = "two"
+    result = normsurgery.unfold(named, images())
+    names = [node.name for node in result.model.graph.node if node.name]
+    assert "one_norm_1" in names
+    assert len(set(names)) == len(names)
