@@ -85,12 +85,12 @@ def _taken(proto: ModelProto, model: io.Model, least: int) -> io.Model:
     Before IR 4 an initializer had to be listed as an input and was none; from then on, one that is
     listed may be overridden by the caller, so those are listed no more.
     """
-    if model.proto.ir_version < 4:
+    proto.ir_version = max(proto.ir_version, IR_OF.get(least, 0), 3)
+    if model.proto.ir_version < 4 <= proto.ir_version:
         weights = {tensor.name for tensor in proto.graph.initializer}
         for i in range(len(proto.graph.input) - 1, -1, -1):
             if proto.graph.input[i].name in weights:
                 del proto.graph.input[i]
-    proto.ir_version = max(proto.ir_version, IR_OF.get(least, 0), 3)
     made = io.from_proto(proto, model.path)
     made.external, made.checksum = model.external, model.checksum
     return made
