@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from normsurgery.data.inputs import Input
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+_WIDE = ("I", "F")  # modes of 16 and 32 bits, of which conversion to 8 keeps 0 … 255 alone
 
 
 def read(
@@ -68,12 +69,18 @@ def _load(
     mode = {1: "L", 4: "RGBA"}.get(channels or 3, "RGB")
     try:
         with image_module.open(path) as opened:
+            stored_as = opened.mode
             image = opened.convert(mode)
             if size is not None and image.size != (size[1], size[0]):
                 image = image.resize((size[1], size[0]), image_module.Resampling.BILINEAR)
             pixels = np.asarray(image, np.uint8)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
         raise ModelIOError(f"cannot read image {path}: {error}") from None
+    if stored_as.startswith(_WIDE):
+        raise UsageError(
+            f"{path} has more than 8 bits a channel (mode {stored_as}), which would be cut off; "
+            "store the images as .npy or .npz, scaled as the model takes them"
+        )
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels if channels_last else np.moveaxis(pixels, -1, 0)
 

@@ -548,6 +548,7 @@ def test_an_infinite_variance_is_left(to: str) -> None:
 
 def test_nodes_of_a_second_conversion_have_names_of_their_own() -> None:
     model = conv_bn(op="float", W=weights(16, 3, 3, 3, dtype=np.float32))
+    model.graph.node[1].name = "norm"
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.DOUBLE:
             values = onnx.numpy_helper.to_array(tensor).astype(np.float32)

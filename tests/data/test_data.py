@@ -261,6 +261,16 @@ def test_a_folder_with_all_samples_under_a_usual_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.read(tmp_path, [PLAIN]).feeds(slice(3))["x"], x)
 
 
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="more than 8 bits a channel"):
+        data.read(tmp_path, [IMAGE])
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "a.tiff")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UsageError, match="more than 8 bits a channel"):
+        data.read(tmp_path, [IMAGE])
+
+
 def test_pixels_are_finite() -> None:
     for values in ((float("nan"),), (float("inf"),)):
         with pytest.raises(UsageError, match=r"mean .* not finite"):
