@@ -34,8 +34,8 @@ def generate(
 ) -> dict[str, np.ndarray]:
     """One input set of distribution `kind` (of `KINDS`).
 
-    Integers are pixels over the whole range of 8-bit types, indices into the table that they
-    look up, or 0 and 1; those of rank 0 and 1 are 1, since they tend to be sizes.
+    Integers are pixels over the whole range of 8-bit types, indices into the table or the value
+    that they look up, or 0 and 1; those of rank 0 and 1 are 1, since they tend to be sizes.
     """
     return {spec.name: _fill(spec, shapes[spec.name], kind, rng) for spec in wanted}
 

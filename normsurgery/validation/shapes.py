@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto
+from onnx import TensorProto, shape_inference
 
 from normsurgery.errors import NormSurgeryError, UsageError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LADDER = (64, 32, 224, 16, 8, 128, 1)
 """Sizes tried for the dynamic dimensions other than the batch, until the model runs."""
 
+_PASSING = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
 _VOLUME_LADDER = (32, 16, 64, 8, 1)
 
 
@@ -30,7 +33,8 @@ class InputSpec:
         elem_type: its ``TensorProto`` type.
         shape: a size, or the name of a dynamic dimension ("" for an anonymous one), per axis.
         channels: the size of axis 1 that a convolution reading it expects, if any does.
-        rows: how many rows a table holds that it indexes (Gather), if it does.
+        rows: how many rows the least table or value holds that it indexes (Gather), if it does
+            and that number is fixed.
 
     """
 
@@ -53,6 +57,7 @@ def specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
     """
     graph = model.graph
     dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    rows = _Rows(model, dims)
     made = []
     for info in graph.input:
         if info.name in dims:
@@ -72,7 +77,7 @@ def specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
                 tensor.elem_type,
                 shape,
                 channels=next(_channels(info.name, readers, dims), None),
-                rows=next(_rows(info.name, readers, dims), None),
+                rows=min(rows(info.name), default=None) if _is_index(tensor.elem_type) else None,
             )
         )
     return tuple(made)
@@ -200,10 +205,42 @@ def _channels(
             yield weight[0]
 
 
-def _rows(
-    name: str, readers: Sequence[onnx.NodeProto], dims: Mapping[str, tuple[int, ...]]
-) -> Iterator[int]:
-    for node in readers:
-        if node.op_type == "Gather" and node.input[1] == name and node.input[0] in dims:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            yield dims[node.input[0]][axis]
+def _is_index(elem_type: int) -> bool:
+    return elem_type in {TensorProto.INT32, TensorProto.INT64}
+
+
+class _Rows:
+    """The sizes of what an input indexes, behind nodes that leave its numbers as they are."""
+
+    def __init__(self, model: onnx.ModelProto, dims: Mapping[str, tuple[int, ...]]) -> None:
+        self.model, self.dims = model, dims
+        self.inferred: dict[str, tuple[int, ...]] | None = None  # asked for where no table is read
+
+    def __call__(self, name: str) -> list[int]:
+        found: list[int] = []
+        waiting = [name]
+        for value in waiting:
+            for node in self.model.graph.node:
+                read = list(node.input)
+                if node.op_type == "Gather" and read[1:] == [value]:
+                    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                    shape = self._shape(read[0])
+                    found += shape[axis : axis + 1] if axis != -1 else shape[-1:]
+                elif node.op_type in _PASSING and read[:1] == [value]:
+                    waiting += [made for made in node.output if made not in waiting]
+        return [size for size in found if size > 0]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The sizes of a value, 0 for one that is not fixed; () if nothing tells them."""
+        if name in self.dims:
+            return self.dims[name]
+        if self.inferred is None:
+            try:
+                graph = shape_inference.infer_shapes(self.model, data_prop=True).graph
+            except Exception:  # noqa: BLE001  a C++ library on an arbitrary model, or one over 2 GB
+                graph = self.model.graph
+            self.inferred = {
+                info.name: tuple(max(d.dim_value, 0) for d in info.type.tensor_type.shape.dim)
+                for info in (*graph.input, *graph.value_info, *graph.output)
+            }
+        return self.inferred.get(name, ())

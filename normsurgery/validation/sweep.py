@@ -123,7 +123,7 @@ class _Walk:
         except CannotStepError as failure:
             self.stopped = f"compared as far as `{wanted[0]}`: {failure}"
             return False
-        self.largest = max(int(np.asarray(value).nbytes) for value in right.values())
+        self.largest = max(_nbytes(value) for value in right.values())
         exact = self._exact(wanted)
         wrong, broken = self._candidate(wanted)
         for name in wanted:
@@ -194,6 +194,13 @@ def _run_double(multiply_adds: float, path: Path, feeds: Feeds) -> Mapping[str, 
     if path.stat().st_size > _LARGE:  # an evaluator is a cycle, and holds its weights until then
         gc.collect()
     return found
+
+
+def _nbytes(value: Any) -> int:
+    """Return the bytes of a tensor, or of the tensors of a sequence, whose shapes may differ."""
+    if isinstance(value, list):
+        return sum(_nbytes(one) for one in value)
+    return int(np.asarray(value).nbytes)
 
 
 def _compare(right: Any, wrong: Any, truth: Any) -> tuple[float | None, float | None, float, str]:

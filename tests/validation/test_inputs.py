@@ -29,6 +29,38 @@ def test_channels_come_from_the_convolution_that_reads_the_input():
     assert resolve(specs(model), size=8) == {"x": (1, 6, 8, 8)}
 
 
+@pytest.mark.parametrize("axis", [1, -2])
+@pytest.mark.parametrize("elem", ["int64", "int32"])
+def test_indices_of_a_computed_value_reach_all_of_it(axis, elem):
+    """Not only the first two: what is wrong behind the others would pass."""
+    model = graph(f"""g ({elem}[3] i, float[N,5,2] x) => (float[?] y) {{
+        r = Relu(x)
+        j = Cast<to = 7>(i)
+        k = Unsqueeze(j, one)
+        y = Gather<axis = {axis}>(r, k)
+    }}""", one=np.array([0]))  # fmt: skip
+    assert specs(model)[0].rows == 5
+    drawn = {int(i) for seed in range(40) for i in made(model, seed)["i"]}
+    assert drawn == set(range(5))
+
+
+def test_indices_of_two_tables_fit_both_and_a_free_size_tells_nothing():
+    text = """g (int64[3] i, int64[3] k, float[N,2] x) => (float[?] a, float[?] b, float[?] c) {
+        a = Gather(large, i)
+        b = Gather<axis = 1>(small, i)
+        c = Gather(x, k)
+    }"""
+    model = graph(text, large=np.zeros((9, 2)), small=np.zeros((2, 4)))
+    assert [spec.rows for spec in specs(model)] == [4, None, None]
+    broken = graph("g (int64[3] i) => (float[?] a) { a = Gather<axis = 5>(t, i) }", t=np.zeros(3))
+    assert specs(broken)[0].rows is None
+
+
+def made(model, seed):
+    wanted = specs(model)
+    return generate(wanted, resolve(wanted), "normal", np.random.default_rng(seed))
+
+
 def test_nhwc_images_keep_their_height():
     model = graph("g (float[N,H,W,3] x) => (float[?] y) {y = Relu(x)}")
     assert resolve(specs(model), size=8) == {"x": (1, 8, 8, 3)}

@@ -76,6 +76,23 @@ def test_a_value_that_is_gone_is_no_wrong_value():
         stepper.advance(["r"])
 
 
+def test_a_sequence_of_parts_that_differ_in_shape_is_no_crash(tmp_path):
+    """It is no tensor, and not compared; what is behind it is."""
+    text = """g (float[2,3] x) => (float[2,1] y) {
+        r = Add(x, b)
+        s = SplitToSequence<axis = 1>(r, sizes)
+        p = SequenceAt(s, zero)
+        y = Mul(p, c)
+    }"""
+    rest = {"sizes": np.array([1, 2]), "zero": np.int64(0), "c": np.float32(3)}
+    for name, b in (("one", 0), ("two", 1)):
+        made = graph(text, b=np.full(3, b, np.float32), **rest)
+        onnx.save(made, tmp_path / f"{name}.onnx")
+    fed = {"x": np.ones((2, 3), np.float32)}
+    found = course(tmp_path / "one.onnx", tmp_path / "two.onnx", fed)
+    assert [one.name for one in found.values] == ["r", "s", "p", "y"]
+
+
 def test_a_watched_value_waits():
     model = MODELS["net"]()
     stepper = Stepper(io.from_proto(model), feeds(model), run)
