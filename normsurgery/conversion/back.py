@@ -108,7 +108,7 @@ def _measured(
             )
         proto.graph.node.append(helper.make_node("Mul", wide, [f" {one.output}"]))
     values = {name for one in there for name in (one.value, one.output, f" {one.output}")}
-    cut = blocks.cut(len(data), BATCH_SIZE, data.inputs[0].batch)
+    cut = blocks.cut(len(data), BATCH_SIZE, data.batch)
     batches = (data.feeds(slice(*block)) for block in cut)
     seen = statistics.moments(copy, sorted(values), batches, threads=threads)
     for one in there:

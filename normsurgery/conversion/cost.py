@@ -58,7 +58,7 @@ def compare(
         for path, model in zip(paths, (before, after), strict=True):
             io.save(model, path)
         if data is not None:
-            feeds: Mapping[str, NDArray[Any]] = data.feeds(slice(0, data.inputs[0].batch or 1))
+            feeds: Mapping[str, NDArray[Any]] = data.feeds(slice(0, data.batch or 1))
         else:
             session = runtime.session(paths[0], threads=threads)
             sets = input_sets(before.proto, lambda one: runtime.run(session, one), 1, 0, batch=1)

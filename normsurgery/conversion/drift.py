@@ -127,8 +127,8 @@ def measure(
     outputs = [output.name for output in before.proto.graph.output]
     sums = {name: _Sums() for name in (*layers, *outputs)}
     scores = _Scores()
-    count = len(data) if samples is None else min(samples, len(data))
-    taken = np.arange(count) * len(data) // count
+    taken = data.spread(samples)
+    count = len(taken)
     inner = [name for name in layers if name not in outputs]
     parts = [inner[i : i + AT_ONCE] for i in range(0, len(inner), AT_ONCE)] or [[]]
     done = 0
@@ -172,7 +172,7 @@ def _pairs(
             path = Path(folder) / f"{name}.onnx"
             io.save(with_outputs(model, values), path)
             sessions.append(runtime.session(path, threads=threads))
-        for first, last in blocks.cut(len(taken), BATCH, data.inputs[0].batch):
+        for first, last in blocks.cut(len(taken), BATCH, data.batch):
             rows = taken[first:last]
             one, other = (runtime.run(session, data.feeds(rows)) for session in sessions)
             yield rows, one, other

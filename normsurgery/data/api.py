@@ -44,6 +44,22 @@ class Data:
         count = min(len(rows) for rows in self.rows.values())
         return count if self.limit is None else min(count, self.limit)
 
+    @property
+    def batch(self) -> int | None:
+        """The size of batch that the model asks for at one of its inputs, if it does."""
+        return next((one.batch for one in self.inputs if one.batch is not None), None)
+
+    def spread(self, most: int | None) -> NDArray[np.int64]:
+        """Return the positions of at most so many samples, evenly spread: data are often sorted.
+
+        most: None for all. Where the model asks for a size of batch, a part of all of them fills
+        whole ones.
+        """
+        count = len(self) if most is None else min(most, len(self))
+        if self.batch is not None and 0 < count < len(self):
+            count = min(max(count // self.batch, 1) * self.batch, len(self))
+        return np.arange(count) * len(self) // max(count, 1)
+
     def feeds(self, index: Index) -> dict[str, NDArray[Any]]:
         """Return the samples at ``index`` (a slice, or int64 positions), by input name."""
         if isinstance(index, slice):
@@ -145,6 +161,10 @@ def take(
         return given if limit is None else replace(given, limit=limit)
     if isinstance(given, (str, Path)) or hasattr(given, "__fspath__"):
         return read(given, inputs, pixels=pixels, limit=limit)
+    if not hasattr(given, "keys"):
+        raise UsageError(
+            f"data are a path, Data or arrays by input name, not {type(given).__name__}"
+        )
     absent = [one.name for one in inputs if one.name not in given]
     if absent:
         raise UsageError(f"the data have nothing for input {absent[0]!r}; they have {list(given)}")

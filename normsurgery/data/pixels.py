@@ -105,8 +105,7 @@ def _layout(batch: NDArray[Any], wanted: Input) -> NDArray[Any]:
 def _per_channel(
     values: tuple[float, ...], batch: NDArray[Any], wanted: Input, what: str
 ) -> NDArray[np.float64]:
-    channels_first = batch.ndim < 3 or len(values) == batch.shape[1]
-    axis = 1 if channels_first else batch.ndim - 1
+    axis = _channel_axis(batch, wanted, len(values))
     if len(values) not in {1, batch.shape[axis]}:
         raise UsageError(
             f"{what} has {len(values)} values, input {wanted.name!r} has {batch.shape[axis]} "
@@ -115,6 +114,20 @@ def _per_channel(
     shape = [1] * batch.ndim
     shape[axis] = len(values)
     return np.asarray(values, np.float64).reshape(shape)
+
+
+def _channel_axis(batch: NDArray[Any], wanted: Input, count: int) -> int:
+    """Return 1, or the last axis where the input's shape, or else ``count`` alone, says so."""
+    last = batch.ndim - 1
+    if batch.ndim < 3:
+        return 1
+    first, behind = wanted.shape[1], wanted.shape[last]
+    if first is None and behind is None:
+        return last if batch.shape[1] != count == batch.shape[last] else 1
+    colours = {1, 3, 4}
+    if first is None:
+        return last if behind in colours or behind == count else 1
+    return last if first != count == behind and behind in colours - {first} else 1
 
 
 def _sizes(shape: tuple[int | None, ...]) -> str:

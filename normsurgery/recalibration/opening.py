@@ -101,7 +101,7 @@ def open_data(
 ) -> tuple[Data, list[list[blocks.Block]]]:
     """Open the data for the model, and cut them into parts."""
     given = datasets.take(data, datasets.inputs_of(opened.content.proto), pixels=pixels)
-    cut = blocks.cut(len(given), batch_size, given.inputs[0].batch)
+    cut = blocks.cut(len(given), batch_size, given.batch)
     if mode == "batch" and min(last - first for first, last in cut) < 2:
         raise UsageError(
             "a batch of one sample has no statistics to normalize by; give more samples, a larger "

@@ -101,17 +101,16 @@ def unfold(
 
 
 def _spread(given: Data, samples: int | None) -> NDArray[np.int64]:
-    """Return the positions of the samples to use: data are often sorted by class."""
-    count = len(given) if samples is None else min(samples, len(given))
-    if count < 1:
+    """Return the positions of the samples to use."""
+    if samples is not None and samples < 1:
         raise UsageError(f"{samples} samples are none to take statistics of; give 1 or more")
-    return np.arange(count) * len(given) // count
+    return given.spread(samples)
 
 
 def _batches(
     given: Data, taken: NDArray[np.int64], batch_size: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    for first, last in blocks.cut(taken.size, batch_size, given.inputs[0].batch):
+    for first, last in blocks.cut(taken.size, batch_size, given.batch):
         yield given.feeds(taken[first:last])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -168,3 +169,13 @@ def test_the_way_back_tells_its_steps(digits: dict[str, Any]) -> None:
     statistics = [step for step in steps if step.text == "measuring statistics"]
     assert statistics
     assert statistics[-1].done == statistics[-1].total
+
+
+def test_a_fixed_batch_that_64_samples_do_not_fill(digits: dict[str, Any]) -> None:
+    fixed = onnx.load(RESNET)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    images = digits["test_images"][:66]
+    result = normsurgery.convert(fixed, data={"image": images}, only=["first"])
+    assert result.report.choices
+    assert result.report.drift is not None
+    assert result.report.drift.samples == 66

@@ -261,6 +261,51 @@ def test_a_folder_with_all_samples_under_a_usual_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.read(tmp_path, [PLAIN]).feeds(slice(3))["x"], x)
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted", "axis"),
+    [
+        ((2, 3, 7, 3), (None, None, None, 3), 3),  # a height of 3 is no channels
+        ((2, 8, 8, 3), (None, 8, 8, 3), 3),
+        ((2, 3, 8, 3), (None, 3, 8, 3), 1),
+        ((2, 5, 6, 3), (None, None, None, None), 3),
+        ((2, 3, 6, 5), (None, None, None, None), 1),
+        ((2, 3, 4), (None, 3, 4), 1),
+    ],
+)
+def test_mean_is_of_channels(
+    stored: tuple[int, ...], wanted: tuple[int | None, ...], axis: int
+) -> None:
+    given = data.take({"x": np.zeros(stored)}, [Input("x", F32, wanted)], pixels=Pixels((1, 2, 3)))
+    shape = [1] * len(stored)
+    shape[axis] = 3
+    want = np.broadcast_to(-np.array([1, 2, 3], np.float32).reshape(shape), stored)
+    np.testing.assert_array_equal(given.feeds(slice(2))["x"], want)
+
+
+def test_mean_is_not_of_columns() -> None:
+    given = {"x": np.zeros((2, 4, 6, 5))}
+    with pytest.raises(UsageError, match="mean has 5 values, input 'x' has 4 channels"):
+        data.take(given, [Input("x", F32, (None, 4, 6, 5))], pixels=Pixels((1, 2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "most", "taken"),
+    [(99, 3, 64, 63), (100, None, 64, 64), (99, 3, 2, 3), (99, 3, None, 99), (8, 4, 64, 8),
+     (100, 30, 64, 60), (20, 30, 10, 20)],
+)  # fmt: skip
+def test_a_part_of_the_data_fills_batches(
+    count: int, batch: int | None, most: int | None, taken: int
+) -> None:
+    inputs = [Input("x", F32, (None, 5)), Input("z", F32, (batch, 1))]
+    given = data.take({"x": np.zeros((count, 5)), "z": np.zeros((count, 1))}, inputs)
+    assert given.batch == batch
+    found = given.spread(most)
+    assert len(found) == taken
+    assert found[0] == 0
+    assert np.all(np.diff(found) >= 1)
+    assert found[-1] < count
+
+
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(UsageError, match="more than 8 bits a channel"):
@@ -328,6 +373,11 @@ def test_take_refuses_what_does_not_fit(arrays: dict[str, np.ndarray], message: 
     inputs = (data.Input("x", np.dtype(np.float32), (None, 3)),)
     with pytest.raises(UsageError, match=message):
         data.take(arrays, inputs)
+
+
+def test_take_wants_names() -> None:
+    with pytest.raises(UsageError, match="arrays by input name, not ndarray"):
+        data.take(np.zeros((2, 5)), [PLAIN])  # type: ignore[arg-type]
 
 
 def test_a_stored_number_has_no_samples(tmp_path: Path) -> None:
