@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normsurgery.errors import ModuleError
 
@@ -46,6 +47,11 @@ def plain_copy(module: nn.Module) -> nn.Module:
             f"{_name(module)} is or holds TorchScript, which cannot be taken apart; "
             "pass the module that it was made from"
         )
+    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if is_lazy(value):
+            raise ModuleError(f"tensor {name!r} has no shape yet; call the module once before")
+        if value.is_meta:
+            raise ModuleError(f"tensor {name!r} is on the meta device, without numbers; load them")
     # Tensors that a computation made (weight_norm's weight) refuse to be copied: hand them over.
     memo: dict[int, Any] = {}
     for value in _tensors(module):

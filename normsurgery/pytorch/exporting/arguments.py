@@ -42,7 +42,8 @@ def positional(
                 f"forward has no parameter {strange!r}; it has {', '.join(known) or 'none'}"
             )
         if order != known[: len(order)]:
-            raise UsageError(f"forward takes {known[0]!r} first: give that input as well")
+            first = next(name for name in known if name not in given)
+            raise UsageError(f"forward takes {first!r} before {order[-1]!r}: give that as well")
         tensors, wanted = [given[name] for name in order], wanted or order
     else:
         tensors = list(args)

@@ -98,7 +98,24 @@ def _dynamo(
     )
     if program is None:
         raise ModuleError("torch's dynamo exporter made no model")
-    return program.model_proto
+    model: onnx.ModelProto = program.model_proto
+    _part(model.graph, input_names, output_names)
+    return model
+
+
+def _part(graph: onnx.GraphProto, input_names: list[str], output_names: list[str]) -> None:
+    """Give an output that is an input, or another output, a name of its own.
+
+    The exporter renames the one value that both are, and loses the other name.
+    """
+    for value, name in zip(graph.input, input_names, strict=False):
+        if value.name != name:
+            graph.node.insert(0, onnx.helper.make_node("Identity", [name], [value.name]))
+            value.name = name
+    for value, name in zip(graph.output, output_names, strict=False):
+        if value.name != name:
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+            value.name = name
 
 
 def _by_argument(module: nn.Module, shapes: tuple[Mapping[int, Any], ...]) -> Any:

@@ -380,7 +380,7 @@ def test_usage(change: dict[str, Any], words: str) -> None:
         ([], "at least one; got none"),
         ([3], "got int"),
         ({"image": torch.zeros(2, 3, 4, 6), "other": torch.zeros(2)}, "no parameter 'other'"),
-        ({"index": torch.zeros(2).long()}, "takes 'image' first"),
+        ({"index": torch.zeros(2).long()}, "takes 'image' before 'index'"),
     ],
 )
 def test_arguments(args: Any, words: str) -> None:
@@ -442,3 +442,52 @@ def test_nothing_is_printed_where_the_legacy_exporter_fails(
     with pytest.raises(ModuleError, match="rms_norm"):
         export(nn.RMSNorm(6), torch.randn(2, 6), exporter="legacy")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        (nn.Sequential(nn.LazyConv2d(4, 3)), "'0.weight' has no shape yet; call the module once"),
+        (nn.Sequential(nn.BatchNorm2d(3, device="meta")), "'0.weight' is on the meta device"),
+    ],
+)
+def test_tensors_without_numbers(module: nn.Module, what: str) -> None:
+    for call in (export, normsurgery.pytorch.convert, normsurgery.pytorch.fold):
+        with pytest.raises(ModuleError, match=what):
+            call(module, args=torch.randn(2, 3, 4, 4))  # type: ignore[operator]
+
+
+class ThreeArguments(nn.Module):
+    def forward(self, a: torch.Tensor, b: Any = 1.0, c: Any = 2.0) -> torch.Tensor:
+        return a * b + c
+
+
+def test_an_argument_that_is_skipped_is_named() -> None:
+    x = torch.randn(2, 3)
+    with pytest.raises(UsageError, match="forward takes 'b' before 'c': give that as well"):
+        export(ThreeArguments(), {"a": x, "c": x})
+    with pytest.raises(UsageError, match="forward takes 'a' before 'b': give that as well"):
+        export(ThreeArguments(), {"b": x})
+
+
+class PassesOn(nn.Module):
+    """Returns its input, and one tensor twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.norm(x)
+        return y, x, y
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_output_that_is_an_input_or_another_output(exporter: str) -> None:
+    x = torch.randn(2, 3, 4, 4)
+    result = export(PassesOn(), x, exporter=exporter, output_names=["a", "b", "c"])
+    onnx.checker.check_model(result.model, full_check=True)
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    found = runtime.run(runtime.session(result.model.SerializeToString()), {"x": x.numpy()})
+    for name, wanted in zip("abc", PassesOn().eval()(x), strict=True):
+        np.testing.assert_allclose(found[name], wanted.detach().numpy(), rtol=1e-6)
