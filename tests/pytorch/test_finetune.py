@@ -448,6 +448,36 @@ def test_two_processes_do_the_steps_of_one_with_the_double_batch(tmp_path: Path)
     )
 
 
+def test_weight_decay_spares_scales_of_more_axes() -> None:
+    """One step of plain SGD: w − lr·(g + λ·w), and w − lr·g for GroupNorm's (C, 1, 1)."""
+    batch = [(np.random.default_rng(0).random((4, 1, 8, 8), np.float32), np.arange(4))]
+    usual: dict[str, Any] = {"momentum": 0.0, "lr": 0.5, "clip": None, "schedule": "constant"}
+    plain = tensors(finetune(grouped(), batch, **usual, fold=False).model)
+    decayed = tensors(finetune(grouped(), batch, **usual, weight_decay=0.25, fold=False).model)
+    before = tensors(grouped())
+    for name in ("gn_scale", "gn_bias", "fc_bias"):
+        assert (plain[name] != before[name]).any()
+        np.testing.assert_array_equal(decayed[name], plain[name])
+    for name in ("conv_weight", "fc_weight"):
+        expected = plain[name] - 0.5 * 0.25 * before[name]
+        np.testing.assert_allclose(decayed[name], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_it_trains_where_the_caller_has_gradients_off(context: Any) -> None:
+    with context():
+        report = finetune(grouped(), digits(limit=4)).report
+    assert report.steps == 2
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda _y, _t: 3.0, lambda y, _t: y.sum(1), lambda _y, _t: torch.ones(())]
+)
+def test_a_loss_that_is_none_is_said(loss: Any) -> None:
+    with pytest.raises(UsageError, match="no tensor of one number"):
+        finetune(grouped(), digits(limit=4), loss=loss)
+
+
 BROKEN = """
 import sys
 sys.path[:0] = {paths!r}

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def finetune(
     model: str | os.PathLike[str] | ModelProto | Any,
     data: Samples,
@@ -146,12 +148,14 @@ def finetune(
         report.threads = stack.enter_context(cores.limited(threads, data, batch_size))
         source, batch_count = feeding.training(data, epochs, batch_size, seed)
         steps = None if batch_count is None else epochs * -(-batch_count // place.size)
+        spared = selecting.scales(graph)
         made = optimizers.make(
             optimizer,
             [parameters[name] for name in report.trained],
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
+            scales=[parameters[name] for name in report.trained if name in spared],
         )
         chosen = _loss(loss, module, graph, output)
         run = Run(

@@ -122,6 +122,8 @@ def _step(run: Run, module: nn.Module, batch: Batch, progress: Progress) -> None
     run.optimizer.zero_grad(set_to_none=True)
     outputs, targets = _forward(run, module, batch)
     loss = run.loss.function(outputs, targets)
+    if not (isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad):
+        raise UsageError("the loss is no tensor of one number that depends on trained weights")
     value = float(loss.detach())
     if not math.isfinite(value):
         if not (batches.finite(batch.inputs) and batches.finite(batch.targets)):

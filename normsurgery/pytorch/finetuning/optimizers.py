@@ -25,12 +25,14 @@ def make(
     lr: float,
     momentum: float,
     weight_decay: float,
+    scales: Iterable[nn.Parameter] = (),
 ) -> Optimizer:
     """Return ``sgd`` (with momentum) or ``adamw`` for ``parameters``, or what the caller makes.
 
     Weight decay acts on tensors of two or more axes: scales and biases are left alone, since
     pulling a norm's scale to 0 is no regularisation (Jia et al., "Highly scalable deep learning
-    training system", 2018). Raises ``UsageError``.
+    training system", 2018). scales: those that have more axes all the same, as a graph writes them
+    for broadcasting. Raises ``UsageError``.
     """
     if not parameters:
         raise UsageError("nothing to train: every parameter is frozen; --freeze fewer of them")
@@ -40,9 +42,10 @@ def make(
         raise UsageError(f"a learning rate of {lr} trains nothing; --lr is above 0")
     if not (weight_decay >= 0 and math.isfinite(weight_decay)):
         raise UsageError(f"weight decay {weight_decay} is below 0 or not a number")
+    spared = {id(p) for p in (*scales, *(p for p in parameters if p.dim() < 2))}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in spared], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if optimizer == "sgd":

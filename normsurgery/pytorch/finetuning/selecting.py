@@ -28,6 +28,7 @@ NORMS = frozenset({
     "RMSNormalization", "LpNormalization", "MeanVarianceNormalization", "LRN",
 })  # fmt: skip
 PLAIN = frozenset({"InstanceNormalization", "LayerNormalization"})
+ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "PRelu"})
 RESHAPES = frozenset({"Reshape", "Flatten"})
 NO_NORM = (
     "no normalization is left in the model: its folded weights diverge at an ordinary learning "
@@ -109,6 +110,27 @@ def standardisers(graph: Graph) -> list[str]:
             if node.op_type in PLAIN and scope.is_onnx(node) and _is_reshaped(scope, node):
                 found += _trivial(scope, node)
     return found
+
+
+def scales(graph: Graph) -> set[str]:
+    """Return the tensors that scale or shift channels, whatever their number of axes.
+
+    They are the scale and bias of a norm, or read by elementwise operators alone and longer than 1
+    along one axis at most: GroupNorm's scale in a Mul has the shape (C, 1, 1).
+    """
+    found: set[str] = set()
+    others: set[str] = set()
+    for scope in graph.scopes:
+        for node in scope.nodes:
+            of_norm = set(node.input[1:3]) if node.op_type in NORMS else set()
+            for name in node.input:
+                holder = scope.lookup(name)
+                if holder is None:
+                    continue
+                long = sum(size > 1 for size in holder.initializers[name].dims)
+                plain = node.op_type in ELEMENTWISE and long < 2
+                (found if name in of_norm or plain else others).add(name)
+    return found - others
 
 
 def batch_norms(graph: Graph) -> list[tuple[Scope, NodeProto]]:
