@@ -63,7 +63,10 @@ def command(
         raise click.UsageError("standard output holds the model: give --output FILE as well.")
     if not dry_run and target != files.STREAM:
         io.check_output(Path(target), force=force)
-    fixed = {name: fixing.read(name, path) for name, path in map(_named, fix)}
+    files_of = dict(map(_named, fix))
+    if len(files_of) < len(fix):
+        raise click.UsageError("--fix names an input twice.")
+    fixed = {name: fixing.read(name, path) for name, path in files_of.items()}
     with files.source_file(model) as source, tempfile.TemporaryDirectory() as folder:
         result = normsurgery.fold(source, fixed=fixed, freeze_inputs=freeze_inputs)
         reference = source

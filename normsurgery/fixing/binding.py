@@ -54,7 +54,8 @@ def read(name: str, path: str | os.PathLike[str]) -> Any:
 def bind(content: io.Model, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """Make constants of inputs, in place, and compute nothing; return their values by name.
 
-    Raises ``UsageError`` for a name that is no input, and for a value of another type or shape.
+    Raises ``UsageError`` for a name that is no input, and for a value of another type or shape, or
+    with NaN.
     """
     graph = content.proto.graph
     inputs = {value.name: value for value in graph.input}
@@ -90,7 +91,11 @@ def _fitting(name: str, value: Any, type_: Any) -> Any:
             if array.dtype.kind not in "iub" or not np.array_equal(made, array):
                 wanted = dtypes.name_of(elem_type)
                 raise UsageError(f"input {name!r} is {wanted}, the value to fix is {array.dtype}")
+        if elem_type in dtypes.FLOATS and np.any(np.isinf(made.astype(float)) & np.isfinite(array)):
+            raise UsageError(f"the value to fix {name!r} to overflows {dtypes.name_of(elem_type)}")
         array = made
+    if elem_type in dtypes.FLOATS and np.isnan(array.astype(np.float64)).any():
+        raise UsageError(f"the value to fix {name!r} to holds NaN; nothing could be compared")
     if type_.tensor_type.HasField("shape"):
         dims = type_.tensor_type.shape.dim
         pairs = zip(dims, array.shape, strict=False)

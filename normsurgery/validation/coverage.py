@@ -231,7 +231,9 @@ def _probe(main: Scope) -> tuple[list[_Probe], list[str]]:
         if node.op_type not in RECTIFIERS or not main.is_onnx(node):
             continue
         bounds = _flat(main, node)
-        if bounds is None or main.opset < _RESHAPES:
+        rank = shapes.rank(main, node.output[0])
+        vector = rank is not None and rank < 2 and not _is_last(main, node)
+        if bounds is None or main.opset < _RESHAPES or vector:
             unmeasured.append(label(node))
             continue
         made, constants, (most, least) = _reductions(main, node)

@@ -47,6 +47,13 @@ def test_json_names_what_was_fixed(cli: Run, model: Path) -> None:
     assert found["parity"]["ok"] is True
 
 
+def test_an_input_named_twice(cli: Run, model: Path) -> None:
+    given = ["--fix", f"style={model.parent / 'style.npy'}"]
+    outcome = cli("fold", model, *given, *given)
+    assert outcome.status == 2
+    assert "twice" in outcome.err
+
+
 def test_inspect_lists_it(cli: Run, model: Path) -> None:
     outcome = cli("inspect", model)
     assert outcome.status == 0

@@ -171,11 +171,20 @@ def test_narrow_types_round_once() -> None:
         ({"style": style(2, 5)}, r"the value to fix is \[2, 5\]"),
         ({"style": np.array(["a"])}, "is float64, the value to fix is <U1"),
         ({"style": style() + 1j}, "is float64, the value to fix is complex128"),
+        ({"style": style() * np.nan}, "'style' to holds NaN"),
     ],
 )
 def test_values_that_fit_no_input(fixed: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         normsurgery.fold(adain(NATIVE), fixed=fixed)
+
+
+def test_a_value_that_overflows_the_type_of_the_input() -> None:
+    model = parse("g (float[2] x, float[2] s) => (float[2] y) { y = Mul(x, s) }")
+    with pytest.raises(UsageError, match="'s' to overflows float32"):
+        normsurgery.fold(model, fixed={"s": np.array([1.0, 1e39])})
+    made = normsurgery.fold(model, fixed={"s": np.array([1.0, -np.inf])}).model  # as masks have it
+    assert onnx.numpy_helper.to_array(made.graph.initializer[0]).tolist() == [1.0, -np.inf]
 
 
 def test_integers_have_to_be_the_same_numbers() -> None:

@@ -164,6 +164,17 @@ def test_the_values_of_topk_are_not_discrete(tmp_path):
     assert covered(tmp_path, model, images(4, 3)).discrete == ("i",)
 
 
+def test_a_vector_without_channels_does_not_hide_the_others(tmp_path):
+    text = """g (float[N, 3, 4] x, float[3] v) => (float[N, 3, 4] y, float[3] z) {
+        y = Relu(x)
+        z = Relu(v)
+    }"""
+    feeds = {**ramp((-2, -1), (-1, 0), (-1, 1)), "v": np.ones(3, np.float32)}
+    found = covered(tmp_path, graph(text), feeds)
+    assert [one.excited for one in found.activations] == [1]
+    assert found.unmeasured == ("Relu (makes `z`)",)
+
+
 def test_inside_a_body_nothing_is_measured(tmp_path):
     model = graph(
         """g (bool c, float[N, 2] x) => (float[N, 2] y) {
