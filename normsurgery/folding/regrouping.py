@@ -8,6 +8,7 @@ axes that share their elements with a group on the other side.
 from __future__ import annotations
 
 import itertools
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,8 @@ def reshaped_sizes(scope: Scope, node: NodeProto) -> tuple[Sizes, Sizes] | None:
 def group_around(near: Sizes, far: Sizes, axis: int) -> tuple[Group, Group] | None:
     """Return the smallest groups of axes around ``axis`` of ``near``; None if they are not fixed.
 
-    An empty tensor has no cuts to rely on, and gives None.
+    An empty tensor has no cuts to rely on, and gives None; so do groups of unlike numbers of
+    elements, which no model that runs has.
     """
     cuts = sorted(_cuts(near, far))
     starts = [cut for cut in cuts if cut[0] <= axis]
@@ -70,7 +72,7 @@ def group_around(near: Sizes, far: Sizes, axis: int) -> tuple[Group, Group] | No
     found = tuple(tuple(n for n in x if n) for x in (near_sizes, far_sizes))  # none unknown, none 0
     if len(found[0]) < len(near_sizes) or len(found[1]) < len(far_sizes):
         return None
-    return (i, found[0]), (j, found[1])
+    return ((i, found[0]), (j, found[1])) if prod(found[0]) == prod(found[1]) else None
 
 
 def _cuts(near: Sizes, far: Sizes) -> Iterator[tuple[int, int]]:
@@ -128,7 +130,8 @@ class _Walk:
         if any(a.ref_attr_name for a in node.attribute):
             return None
         if node.op_type == "Transpose":
-            self._transpose(node)
+            if not self._transpose(node):
+                return None
         elif node.op_type != "Identity" and not self._regroup(node):
             return None
         value = node.output[0] if self.forwards else node.input[0]
@@ -144,13 +147,16 @@ class _Walk:
         reader = self.scope.value_readers(value)[0]
         return reader if list(reader.input)[:1] == [value] else None
 
-    def _transpose(self, node: NodeProto) -> None:
+    def _transpose(self, node: NodeProto) -> bool:
         perm = attribute(node, "perm")
         order = list(perm.ints) if perm is not None else list(range(len(self.axes)))[::-1]
+        if sorted(order) != list(range(len(self.axes))):
+            return False
         if self.forwards:
             self.axes = [self.axes[i] for i in order]
         else:
             self.axes = [self.axes[order.index(i)] for i in range(len(order))]
+        return True
 
     def _regroup(self, node: NodeProto) -> bool:
         both = reshaped_sizes(self.scope, node)

@@ -308,3 +308,33 @@ def test_uniform_map_of_a_scalar() -> None:
         A=weights(1, 3), m=np.float64(2), zero=ints(0),
     )  # fmt: skip
     assert_folds(model, ["Transpose", "Unsqueeze", "Unsqueeze", "MatMul"])
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "d = Reshape(c, eight)",
+        "d = Transpose<perm = [0, 2, 9, 1]>(c)",
+        "a = Reshape(c, cut)\n b = Transpose<perm = [0, 2, 9, 3, 4]>(a)\n d = Reshape(b, whole)",
+    ],
+)
+def test_shapes_that_no_run_has_are_no_crash(between: str) -> None:
+    """Such models do not run; they are left as they are."""
+    shapes = {
+        "eight": np.array([0, 8, 36]),
+        "cut": np.array([0, 2, 2, 6, 6]),
+        "whole": np.array([0, 4, 6, 6]),
+    }
+    channels = 8 if "eight" in between else 4
+    text = f"""g (double[N, 4, 6, 6] x) => (double[N, {channels}, 6, 6] y) {{
+        c = Conv(x, W)
+        {between}
+        y = BatchNormalization(d, scale, B, mean, var)
+    }}"""
+    model = parse(text, W=weights(4, 4, 1, 1), **bn(channels), **shapes)
+    result = normsurgery.fold(model)
+    assert len(result.report.kept) == 1
+    text = text.replace("Conv(x, W)", "BatchNormalization(x, scale, B, mean, var)")
+    text = text.replace("BatchNormalization(d, scale, B, mean, var)", "Conv(d, W)")
+    model = parse(text, W=weights(4, channels, 1, 1), **bn(4), **shapes)
+    assert len(normsurgery.fold(model).report.kept) == 1

@@ -250,3 +250,13 @@ def test_scale_of_a_batch_norm_that_underflows(scale: float) -> None:
     assert result.report.after == (2 if scale == 1e-25 else 1)
     slugs = [k.slug for k in result.report.kept]
     assert slugs == (["not-linear", "underflow"] if scale == 1e-25 else ["not-linear"])
+
+
+def test_gemm_whose_bias_fits_no_output_is_left_alone() -> None:
+    text = """g (double[N, 3] x) => (double[N, 2] y) {
+        a = BatchNormalization(x, scale, B, mean, var)
+        y = Gemm(a, W, C)
+    }"""
+    model = parse(text, W=weights(3, 2), C=weights(7, 7), **bn(3))
+    (kept,) = normsurgery.fold(model).report.kept
+    assert "no-channel" in kept.slug or "[7, 7]" in kept.reason

@@ -30,6 +30,8 @@ def transpose(site: Site) -> Carried | Obstacle:
         order = list(range(rank))[::-1]
     else:
         order = list(perm.ints)
+    if site.axis >= len(order) or sorted(order) != list(range(len(order))):
+        return obstacles.unknown_rank(site.value)
     axis = order.index(site.axis) if site.forwards else order[site.axis]
     return site.through(axis=axis)
 

@@ -102,6 +102,8 @@ def _gemm_bias(site: Site, B: Constant, affine: ChannelAffine) -> Edit | Obstacl
         C = weight(site, 2, "bias")
         if isinstance(C, Obstacle):
             return C
+        if len(C.shape) > 2 or (C.shape and C.shape[-1] not in {1, affine.channels}):
+            return obstacles.no_channel(node, f"its bias has shape {list(C.shape)}")
         name, elem_type = derived(C.name), C.elem_type
         # beta = 0 means that C is not read: 0·inf must not become NaN
         old = C.float64() * beta if beta != 0 else np.zeros(())
