@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ class DistillResult(Outcome):
     report: DistillReport
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def distill(
     reference: str | os.PathLike[str] | ModelProto | Any,
     converted: str | os.PathLike[str] | ModelProto | Any,
@@ -105,6 +108,8 @@ def distill(
     """
     if steps < 1 or samples < 1 or batch_size < 1:
         raise UsageError("steps, samples and batch size of a distillation are 1 or more")
+    if not 0 < lr < math.inf or seed < 0:
+        raise UsageError("the rate of a distillation is above 0, and its seed is 0 or more")
     content, form = models.take(converted)
     names = list(norm_parameters(Graph(content)))
     student = to_module(content, check=runtime.available())
@@ -126,6 +131,8 @@ def distill(
     taught = Lesson(student, teacher, given, first, batch_size)
     exam = Lesson(student, teacher, given, second, batch_size)
     report.before = exam.loss()
+    if not math.isfinite(report.before):
+        raise UsageError("the data, or what the models make of them, are not finite")
     report.best, report.after = train(
         taught, exam, list(chosen.values()), steps, lr, seed, step or (lambda _done, _of: None)
     )

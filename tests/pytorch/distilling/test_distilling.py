@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 import normsurgery
@@ -139,3 +140,21 @@ def test_samples_are_spread_and_apart(count: int, samples: int) -> None:
     else:
         assert not set(first.tolist()) & set(second.tolist())
         assert len(second) == min(samples, count // 4)
+
+
+def test_settings_and_data_that_make_no_sense(rough, images) -> None:
+    for settings in ({"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")}, {"seed": -1}):
+        with pytest.raises(UsageError, match="above 0, and its seed is 0 or more"):
+            distill(RESNET, rough.model, images, **settings)
+    bad = {"image": np.full_like(images["image"][:8], np.nan)}
+    with pytest.raises(UsageError, match="not finite"):
+        distill(RESNET, rough.model, bad, steps=1)
+
+
+def test_it_learns_where_the_caller_has_gradients_off(rough, images) -> None:
+    few = {"image": images["image"][:16]}
+    usual = distill(RESNET, rough.model, few, steps=2)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            result = distill(RESNET, rough.model, few, steps=2)
+        assert result.model.SerializeToString() == usual.model.SerializeToString()
