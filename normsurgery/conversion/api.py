@@ -95,8 +95,10 @@ def convert(
     reading them and onnxruntime raise.
     """
     if to == "batch":
-        _refuse(groups=groups, channels_per_group=channels_per_group, plan=plan)
+        _refuse(to, groups=groups, channels_per_group=channels_per_group, plan=plan)
         return _to_batch(model, data, pixels, Selection(only, skip), threads, cost, progress)
+    if to != "group":
+        _refuse(to, groups=groups, channels_per_group=channels_per_group, least=least)
     wished = Layer("", "", 1, to, 1, _gauges(gauge)[0], epsilon, affine, encoding).checked()
     groupings = _groupings(groups, channels_per_group, least)
     job = Job(
@@ -184,11 +186,11 @@ def _to_batch(
     return ConvertResult(content, form, report, layers_)
 
 
-def _refuse(**options: Any) -> None:
-    """Raise ``UsageError`` for an option that means nothing to *batch*."""
+def _refuse(to: str, **options: Any) -> None:
+    """Raise ``UsageError`` for an option that means nothing to the target ``to``."""
     for name, value in options.items():
         if value is not None:
-            raise UsageError(f"--to batch has no use for {name.replace('_', ' ')}")
+            raise UsageError(f"--to {to} has no use for {name.replace('_', ' ')}; leave it out")
 
 
 def _gauges(gauge: str) -> tuple[str, ...]:

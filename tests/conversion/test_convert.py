@@ -559,3 +559,10 @@ def test_nodes_of_a_second_conversion_have_names_of_their_own() -> None:
     names = [node.name for node in again.model.graph.node if node.name]
     assert len(set(names)) == len(names)
     ort.InferenceSession(again.model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("to", ["instance", "layer", "affine"])
+@pytest.mark.parametrize("option", ["groups", "channels_per_group", "least"])
+def test_what_a_target_has_no_use_for_is_refused(to: str, option: str) -> None:
+    with pytest.raises(UsageError, match=f"--to {to} has no use for {option.replace('_', ' ')}"):
+        normsurgery.convert(conv_bn(), to, **{option: 8})
