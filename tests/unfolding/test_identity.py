@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from normsurgery import dtypes
 from normsurgery.moments import Moments
-from normsurgery.unfolding.identity import LARGEST_EPSILON, identity
+from normsurgery.unfolding.identity import (
+    LARGEST_EPSILON,
+    _divides,
+    _exact_divisor,
+    identity,
+)
 
 EXACT = [(dtypes.FLOAT, np.float32), (dtypes.DOUBLE, np.float64)]
 deviations = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=20).map(
@@ -52,21 +57,37 @@ def test_statistics_are_those_of_the_data(
 ) -> None:
     """scale is σ and B is μ, as a BatchNormalization that was there would have them after folding.
 
-    σ to two steps of 11 bits, or √ε/k where it is less than that; var + ε is (k·scale)².
+    σ to half a step and two steps more, where a step is 2**-10 for float32; to 500 steps of 2**-25
+    for float64; √ε/k where σ is less than that. var + ε is (k·scale)².
     """
     norm = identity(moments(deviation, mean), elem_type, k)
     assert norm is not None
     assert norm.var.min() >= 0
+    reach = {dtypes.FLOAT: 2.5 * 2.0**-10, dtypes.DOUBLE: 500.5 * 2.0**-25}[elem_type]
     np.testing.assert_array_equal(norm.mean, k * norm.B)
     half_step = 2.0**-150 / min(k, 1.0)  # of the subnormal numbers that B and k·B are among
     np.testing.assert_allclose(norm.B, mean, rtol=2.0**-24, atol=half_step)
     alive = k * deviation > np.sqrt(norm.epsilon)
     assert norm.dead == np.sum(~alive)
-    np.testing.assert_allclose(norm.scale[alive], deviation[alive], rtol=3 * 2.0**-11)
+    np.testing.assert_allclose(norm.scale[alive], deviation[alive], rtol=reach)
     np.testing.assert_array_equal(norm.scale[~alive], np.sqrt(norm.epsilon) / k)
     np.testing.assert_allclose(norm.var + norm.epsilon, np.square(k * norm.scale), rtol=2.0**-24)
     for values in (norm.scale, norm.B, norm.mean, norm.var):
         np.testing.assert_array_equal(values.astype(wide).astype(np.float64), values)
+
+
+@pytest.mark.parametrize("epsilon", [2.0**-16, 2.0**-30])
+@pytest.mark.parametrize("exponent", [-6, 0, 1, 12, 13])
+def test_every_significand_has_a_divisor_within_two_steps(epsilon: float, exponent: int) -> None:
+    sigma = np.arange(1024, 2048) * 2.0 ** (exponent - 10)
+    s = _exact_divisor(sigma.copy(), epsilon, dtypes.FLOAT)
+    assert _divides(s, epsilon, dtypes.FLOAT).all()
+    assert np.abs(s - sigma).max() <= 2 * 2.0 ** (exponent - 10)
+
+
+def test_every_channel_of_a_wide_double_layer_has_a_divisor() -> None:
+    sigma = np.random.default_rng(0).integers(2**25, 2**26, 200_000) * 2.0**-25
+    assert identity(moments(sigma, 0.0), dtypes.DOUBLE) is not None
 
 
 def test_a_mean_that_is_subnormal_keeps_zeros() -> None:
