@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,11 @@ def no_cuda() -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked ``gpu`` where there is none, with the reason."""
+    """Skip what is marked ``gpu`` where there is none, with the reason; seed torch, if it is there.
+
+    A test's network of random weights is the same one at every run then.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     if item.get_closest_marker("gpu") and (reason := no_cuda()):
         pytest.skip(f"no CUDA: {reason}")

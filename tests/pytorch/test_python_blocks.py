@@ -39,6 +39,7 @@ def test_a_block_runs(
     from normsurgery import pytorch
 
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
     nn = torch.nn
     module = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
