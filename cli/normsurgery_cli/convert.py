@@ -121,15 +121,14 @@ def command(
     if data is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
-    from normsurgery import io, pytorch
+    from normsurgery import pytorch
     from normsurgery.conversion import layers
     from normsurgery_cli import conversion_page, render
 
-    target = files.output_name(model, output, "converted")
-    if target == files.STREAM and (as_json or external):
-        raise click.UsageError("standard output holds the model: give --output FILE as well.")
-    if not dry_run and target != files.STREAM:
-        io.check_output(Path(target), force=force)
+    holds = as_json or bool(external)
+    target = files.checked_output(
+        model, output, "converted", force=force, dry_run=dry_run, taken=holds
+    )
     taken = [model, target, *([data, data.rpartition(":")[0]] if data else [])]
     _check_reports([name for name in (html, write_plan) if name is not None], taken, force=force)
     if distill is not None:

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,6 +28,24 @@ def output_name(source: str, output: str | None, verb_past: str) -> str:
         path /= "model.onnx"
     suffix = path.suffix or ".onnx"
     return str(path.with_name(f"{path.name.removesuffix(path.suffix)}.{verb_past}{suffix}"))
+
+
+def checked_output(
+    source: str, output: str | None, verb_past: str, *, force: bool, dry_run: bool, taken: bool
+) -> str:
+    """Return where the result goes, once it is sure that it can go there.
+
+    taken: standard output is for something else, or one stream cannot hold what is asked for.
+    Raises what ``normsurgery.io.check_output`` raises, unless nothing is written (``dry_run``).
+    """
+    from normsurgery import io
+
+    target = output_name(source, output, verb_past)
+    if target == STREAM and taken:
+        raise click.UsageError("standard output holds the model: give --output FILE as well.")
+    if not dry_run and target != STREAM:
+        io.check_output(Path(target), force=force)
+    return target
 
 
 @contextlib.contextmanager

@@ -86,14 +86,13 @@ def command(
     normsurgery.pytorch.finetune takes any loss and any iterable of batches. MODEL may be - for
     standard input. Runs under torchrun without a change.
     """
-    from normsurgery import io, pytorch
+    from normsurgery import pytorch
     from normsurgery_cli import render
 
-    target = files.output_name(model, output, "finetuned")
-    if target == files.STREAM and (as_json or external):
-        raise click.UsageError("standard output holds the model: give --output FILE as well.")
-    if not dry_run and target != files.STREAM:
-        io.check_output(Path(target), force=force)
+    taken = as_json or bool(external)
+    target = files.checked_output(
+        model, output, "finetuned", force=force, dry_run=dry_run, taken=taken
+    )
     with files.source_file(model) as source, _progress(quiet=as_json or dry_run) as notify:
         read = (arrays, mean, std, size)
         result = pytorch.finetune(

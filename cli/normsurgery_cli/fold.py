@@ -55,14 +55,12 @@ def command(
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import normsurgery
     from normsurgery import fixing, io
-    from normsurgery.errors import ParityError
     from normsurgery_cli import render
 
-    target = files.output_name(model, output, "folded")
-    if target == files.STREAM and (as_json or external):
-        raise click.UsageError("standard output holds the model: give --output FILE as well.")
-    if not dry_run and target != files.STREAM:
-        io.check_output(Path(target), force=force)
+    taken = as_json or bool(external)
+    target = files.checked_output(
+        model, output, "folded", force=force, dry_run=dry_run, taken=taken
+    )
     files_of = dict(map(_named, fix))
     if len(files_of) < len(fix):
         raise click.UsageError("--fix names an input twice.")
@@ -91,8 +89,7 @@ def command(
         click.echo(render.to_json(_summary(model, shown, result, parity)))
     else:
         render.fold_report(model, shown, result, parity)
-    if not isinstance(parity, str) and parity.status == "failed":
-        raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
+    proving.tell_kept(parity)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -65,3 +65,11 @@ def save(
 
     result.save(path, force=force, external=external, check=check)
     return outcome[0]
+
+
+def tell_kept(parity: Parity | str) -> None:
+    """Raise ``ParityError`` for an output that failed and was kept, once its report is printed."""
+    from normsurgery.errors import ParityError
+
+    if not isinstance(parity, str) and parity.status == "failed":
+        raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")

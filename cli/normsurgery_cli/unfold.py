@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,15 +64,12 @@ def command(
     runs it. MODEL may be - for standard input.
     """
     import normsurgery
-    from normsurgery import io
-    from normsurgery.errors import ParityError
     from normsurgery_cli import render
 
-    target = files.output_name(model, output, "unfolded")
-    if target == files.STREAM and (as_json or external):
-        raise click.UsageError("standard output holds the model: give --output FILE as well.")
-    if not dry_run and target != files.STREAM:
-        io.check_output(Path(target), force=force)
+    taken = as_json or bool(external)
+    target = files.checked_output(
+        model, output, "unfolded", force=force, dry_run=dry_run, taken=taken
+    )
     with files.source_file(model) as source:
         given = samples.read(source, data, arrays, mean, std, size, limit)
         result = normsurgery.unfold(
@@ -103,8 +99,7 @@ def command(
         click.echo(render.to_json(_summary(model, shown, result, parity)))
     else:
         render.unfold_report(model, shown, result, parity)
-    if not isinstance(parity, str) and parity.status == "failed":
-        raise ParityError(f"{parity.line()}; the output was kept all the same (--keep)")
+    proving.tell_kept(parity)
 
 
 def _summary(
