@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from normsurgery import runtime
 from normsurgery.errors import NormSurgeryError
 from normsurgery.pytorch.copying import first_line, in_double
 from normsurgery.validation import noise, oracle
-from normsurgery.validation.compare import rms
+from normsurgery.validation.ulps import one_ulp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,25 +59,23 @@ class GraphRunner:
             self._oracle = oracle.load(self.path)
         return [np.asarray(v) for v in oracle.run(self._oracle, self._feeds(args)).values()]
 
-    def noise(self, args: Args, index: int) -> float:
-        """Return how far output ``index`` moves when weights and inputs move by an ulp: an rms.
+    def changed(self, args: Args, *, further: bool = False) -> Iterator[Arrays]:
+        """Yield the outputs with weights and inputs moved by an ulp; none where they do not run.
 
         Also with every optimization of onnxruntime. That is rounding alone: what the graph
-        computes wrongly stays equally wrong in all of them.
+        computes wrongly stays equally wrong in all of them. further: of other copies, one by one.
         """
         if self.in_double:
-            return 0.0
-        here = self.run(args)[index].astype(np.float64)
-        largest = 0.0
-        try:
+            return
+        feeds = self._feeds(args)
+        with suppress(NormSurgeryError):
+            if further:
+                made = noise.further(self.path, feeds)
+                yield from ([np.asarray(v) for v in outputs.values()] for outputs in made)
+                return
             with noise.doubles(self.path, copies=DRAWS) as changed:
-                for outputs in noise.runs(changed, self._feeds(args), repeats=DRAWS):
-                    there = np.asarray(list(outputs.values())[index]).astype(np.float64)
-                    if there.shape == here.shape:
-                        largest = max(largest, _distance(there, here))
-        except NormSurgeryError:
-            return 0.0  # no second opinion then
-        return largest
+                for outputs in noise.runs(changed, feeds, repeats=DRAWS):
+                    yield [np.asarray(v) for v in outputs.values()]
 
     def _feeds(self, args: Args) -> dict[str, np.ndarray]:
         return {name: to_numpy(a) for name, a in zip(self.names, args, strict=True)}
@@ -110,17 +109,15 @@ class ModuleRunner:
         """Return the outputs in float64, epsilons rounded to the float32 of an attribute."""
         return forward(self.double, [a.double() if a.is_floating_point() else a for a in args])
 
-    def moved(self, args: Args, true: np.ndarray, index: int) -> float:
-        """Return the largest error of output ``index`` with the weights moved by an ulp: an rms."""
-        largest = 0.0
-        rng = np.random.default_rng(0)
-        for _ in range(DRAWS):
+    def changed(self, args: Args, *, further: bool = False) -> Iterator[Arrays]:
+        """Yield the outputs with the weights moved by an ulp. further: other draws, and more."""
+        rng = np.random.default_rng([0, further])
+        for _ in range(noise.FURTHER if further else DRAWS):
             other = copy.deepcopy(self.module)
             for parameter in other.parameters():
-                values = noise.one_ulp(to_numpy(parameter), rng).astype(np.float64)
+                values = one_ulp(to_numpy(parameter), rng).astype(np.float64)
                 parameter.data.copy_(torch.from_numpy(values))
-            largest = max(largest, _distance(forward(other, args)[index], true))
-        return largest
+            yield forward(other, args)
 
 
 def forward(module: nn.Module, args: Args) -> Arrays:
@@ -149,8 +146,3 @@ def to_numpy(value: torch.Tensor) -> np.ndarray:
         return bits.view(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     array: np.ndarray = value.numpy()
     return array
-
-
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    distance = one.astype(np.float64) - other.astype(np.float64)
-    return rms(distance[np.isfinite(distance)])

@@ -6,6 +6,7 @@ below what is measured. What is judged may be ``BOUND`` times as far from it as 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,21 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
+from normsurgery.pytorch.running import to_numpy
 from normsurgery.validation.budget import NoOracleError
-from normsurgery.validation.compare import Comparison, Status, against_oracle
+from normsurgery.validation.compare import against_oracle
+from normsurgery.validation.comparison import Comparison, Status
+from normsurgery.validation.distances import distance, masks_differ, rms
 from normsurgery.validation.inputs import generate
+from normsurgery.validation.opinions import AGAIN
 from normsurgery.validation.shapes import InputSpec
+from normsurgery.validation.ulps import one_ulp
 
 if TYPE_CHECKING:
-    import functools
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from normsurgery.pytorch.running import Args
+    from normsurgery.pytorch.running import Args, Arrays, GraphRunner, ModuleRunner
+    from normsurgery.validation.opinions import Again, Kind, Opinion
 
 BOUND = 2.0
 _KINDS = ("normal", "uniform", "smooth")
@@ -61,13 +67,62 @@ def against(
     reference: np.ndarray,
     candidate: np.ndarray,
     true: np.ndarray,
-    opinion: functools.partial[float],
+    opinions: Sequence[Opinion],
+    again: Again | None = None,
 ) -> Comparison:
     """Judge one output by ``against_oracle``; a float64 run that cannot be had is a failure."""
     try:
-        return against_oracle(reference, candidate, true, bound=BOUND, second_opinion=opinion)
+        return against_oracle(
+            reference, candidate, true, bound=BOUND, opinions=opinions, again=again
+        )
     except NoOracleError as failure:
         return Comparison(Status.FAILED, note=f"the float64 run: {failure}")
+
+
+def opinions(
+    runner: ModuleRunner | GraphRunner,
+    args: Args,
+    index: int,
+    reference: np.ndarray,
+    origin: np.ndarray | None = None,
+) -> list[Opinion]:
+    """Return what a few changed copies say of output ``index``, and what many say.
+
+    reference: what the runner gives. origin: what distances are measured from, if not that.
+    """
+
+    def ask(kind: Kind, enough: float, *, further: bool) -> float:
+        largest = 0.0
+        for outputs in runner.changed(args, further=further):
+            output = outputs[index]
+            if kind == "error":
+                apart = distance(output, reference if origin is None else origin)
+            else:
+                apart = masks_differ(output, reference) if output.shape == reference.shape else 0
+            largest = max(largest, apart)
+            if largest >= enough:
+                break
+        return largest
+
+    return [functools.partial(ask, further=further) for further in (False, True)]
+
+
+def moved_again(
+    run: Callable[[Args], Arrays], exact: Callable[[Args], Arrays], args: Args, index: int
+) -> float:
+    """Return how far output ``index`` of ``run`` is from ``exact`` on inputs an ulp away."""
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(AGAIN):
+        near = [_moved(arg, rng) for arg in args]
+        errors.append(distance(run(near)[index], exact(near)[index]))
+    return rms(np.array(errors))
+
+
+def _moved(arg: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    if not arg.is_floating_point():
+        return arg
+    return torch.from_numpy(one_ulp(to_numpy(arg), rng).astype(np.float64)).to(arg.dtype)
 
 
 def _fill(

@@ -11,10 +11,11 @@ from normsurgery.validation.certificate import LocalCertificate, certify
 from normsurgery.validation.coverage import Coverage, coverage
 from normsurgery.validation.diverging import Course
 from normsurgery.validation.drift import Drift, drift
+from normsurgery.validation.plan import Plan
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
 from normsurgery.validation.sweep import course
-from normsurgery.validation.verdict import Plan, parity
+from normsurgery.validation.verdict import parity
 
 __all__ = [
     "Course",

@@ -12,15 +12,16 @@ from normsurgery.isolation import Limits, Step
 from normsurgery.providers import CUDA, short_name
 from normsurgery.validation import given
 from normsurgery.validation.bench import does_not
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 from normsurgery.validation.drift import Drift, drift
 from normsurgery.validation.evidence import Evidence, Wanted, collect, nothing
+from normsurgery.validation.plan import BOUND, Plan
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity
 from normsurgery.validation.saturation import settled, unsaturated
 from normsurgery.validation.setups import FLOAT64, Setup, setups
 from normsurgery.validation.truth import Truth
-from normsurgery.validation.verdict import BOUND, Plan, parities, parity
+from normsurgery.validation.verdict import parities, parity
 
 if TYPE_CHECKING:
     import os

@@ -11,7 +11,7 @@ from normsurgery import runtime
 from normsurgery.errors import MissingPackageError, NormSurgeryError
 from normsurgery.providers import CPU, missing
 from normsurgery.validation import judges
-from normsurgery.validation.compare import Comparison, Status
+from normsurgery.validation.comparison import Comparison, Status
 from normsurgery.validation.judges import Pair, Yardsticks
 from normsurgery.validation.placement import Placement, place
 from normsurgery.validation.result import OutputParity, Parity, sum_up
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from normsurgery.validation.plan import Plan
     from normsurgery.validation.setups import Running
-    from normsurgery.validation.verdict import Plan
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,15 @@ def _judge_sets(
         lost = frozenset(
             name for name in shared if any(c.status is Status.FAILED for c in found.get(name, ()))
         )
-        pair = Pair(one.label, feeds, shared, reference, candidate, lost)
+        pair = Pair(
+            one.label,
+            feeds,
+            shared,
+            reference,
+            candidate,
+            lambda other: (ours.run(other), theirs.run(other)),
+            lost,
+        )
         judged, why = judges.judge(bench.by, pair)
         reason = reason or why
         for name in shared:

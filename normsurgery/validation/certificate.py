@@ -28,7 +28,7 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.graph import Graph
 from normsurgery.source import sha256
 from normsurgery.validation import coefficients, layers
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 from normsurgery.validation.pairing import pair
 
 if TYPE_CHECKING:

@@ -19,16 +19,16 @@ import onnx
 
 from normsurgery.errors import UsageError
 from normsurgery.isolation import Step
-from normsurgery.validation.compare import is_float
+from normsurgery.validation.distances import is_float
 from normsurgery.validation.sets import flatten, input_sets
 from normsurgery.validation.setups import Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from normsurgery.validation.plan import Plan
     from normsurgery.validation.sets import InputSet
     from normsurgery.validation.setups import Running
-    from normsurgery.validation.verdict import Plan
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.isolation import Step
 from normsurgery.validation import sweep
 from normsurgery.validation.certificate import LocalCertificate, certify
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 from normsurgery.validation.coverage import Coverage, coverage
 from normsurgery.validation.sets import input_sets
 from normsurgery.validation.setups import Setup
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from normsurgery.validation.diverging import Course
+    from normsurgery.validation.plan import Plan
     from normsurgery.validation.sets import InputSet
-    from normsurgery.validation.verdict import Plan
 
     Progress = Callable[[Step], None]
 

@@ -24,6 +24,7 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.providers import CPU
 from normsurgery.validation.double import NARROW
 from normsurgery.validation.setups import FLOAT64, Setup
+from normsurgery.validation.ulps import half_ulp, one_ulp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,9 @@ _COEFFICIENTS_OF = frozenset(
 # protobuf message ends at 2 GiB.
 _MEMORY = 1 << 29
 _INLINE = 1 << 30
+
+FURTHER = 54
+"""Copies to ask, beyond the first ten, about a candidate that is near to passing."""
 
 
 @dataclass(frozen=True)
@@ -102,61 +106,48 @@ def doubles(
         made = []
         for copy in range(max(1, min(copies, _MEMORY // max(size, 1)))):
             target = Path(folder, f"model{copy}.onnx")
-            model = onnx.load(str(path))
-            perturb(model, rng, half_ulp if provider == FLOAT64 else one_ulp)
-            onnx.save(
-                model, str(target), save_as_external_data=size > _INLINE, location=f"data{copy}"
-            )
-            del model
-            made.append(Setup(provider).start(target, threads))
+            made.append(_moved(path, target, rng, provider, threads))
         yield Doubles(optimized, tuple(made), seed, provider == FLOAT64)
+
+
+def further(
+    path: Path,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    tell: Callable[[int], None] = lambda _: None,
+    seed: int = 0,
+    threads: int | None = None,
+    provider: str = CPU,
+) -> Iterator[dict[str, Any]]:
+    """The outputs of `FURTHER` more changed copies, each made when it is asked for.
+
+    One is held at a time. `tell` is called with the number of each; what else, see `doubles`.
+    """
+    rng = np.random.default_rng([seed, 1])
+    for copy in range(FURTHER):
+        tell(copy)
+        found: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder, suppress(NormSurgeryError):
+            running = _moved(path, Path(folder, "model.onnx"), rng, provider, threads)
+            one = Doubles(None, (running,), seed + copy + 1, provider == FLOAT64)
+            found.extend(runs(one, feeds))
+        yield from found
+
+
+def _moved(
+    path: Path, target: Path, rng: np.random.Generator, provider: str, threads: int | None
+) -> Running:
+    """A copy of the model with moved coefficients, stored at `target` and started."""
+    model = onnx.load(str(path))
+    perturb(model, rng, half_ulp if provider == FLOAT64 else one_ulp)
+    external = _bytes(model) > _INLINE
+    onnx.save(model, str(target), save_as_external_data=external, location=f"{target.stem}.data")
+    del model
+    return Setup(provider).start(target, threads)
 
 
 def _bytes(model: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-
-
-def one_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`array`, each normal number of which is moved by −1, 0 or 1 unit in the last place.
-
-    Floats are ordered like their bits, so one unit is one bit step. Zeros, subnormals, the
-    largest numbers and non-finite ones stay. Other types come back as they are.
-    """
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        return array
-    values = np.ascontiguousarray(array).reshape(array.shape)
-    limits = onnx_limits(array.dtype)
-    with np.errstate(over="ignore"):
-        size = np.abs(values.astype(np.float64))
-    movable = (size > 2 * limits[0]) & (size < limits[1] / 2)
-    bits = values.view(f"i{array.dtype.itemsize}")
-    steps = rng.integers(-1, 2, array.shape).astype(bits.dtype)
-    moved: np.ndarray = np.where(movable, bits + steps, bits).astype(bits.dtype)
-    return moved.view(array.dtype)
-
-
-def half_ulp(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`array` in float64, moved by up to half a unit in the last place of its own type.
-
-    That is what rounding anew does to a coefficient, where nothing else is rounded. A float64
-    array has no finer type to be moved in: it is moved by `one_ulp`.
-    """
-    if array.dtype == np.float64:
-        return one_ulp(array, rng)
-    smallest, _, unit = onnx_limits(array.dtype)
-    wide = array.astype(np.float64)
-    _, exponent = np.frexp(np.maximum(np.abs(wide), smallest))
-    # The numbers from 2^(e−1) to 2^e are 2u · 2^(e−1) apart.
-    moved: np.ndarray = wide + rng.uniform(-0.5, 0.5, array.shape) * np.ldexp(unit, exponent)
-    return np.where(wide == 0, wide, moved)
-
-
-def onnx_limits(dtype: np.dtype) -> tuple[float, float, float]:
-    """Smallest normal number, largest number and unit roundoff u of a float type."""
-    if dtype.name == "bfloat16":
-        return 2.0**-126, float(np.finfo(np.float32).max) * (1 - 2.0**-9), 2.0**-8
-    info = np.finfo(dtype)
-    return float(info.smallest_normal), float(info.max), float(info.eps) / 2
 
 
 def perturb(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 if TYPE_CHECKING:
     from normsurgery.validation.certificate import LocalCertificate

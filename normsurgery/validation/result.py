@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.validation.compare import Comparison, Status
+from normsurgery.validation.comparison import Comparison, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
 from normsurgery.tensors import tensors_in
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,12 +21,12 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.nodes import label as label_of
 from normsurgery.validation import oracle
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, NoOracleError
-from normsurgery.validation.compare import is_float
+from normsurgery.validation.distances import is_float
 from normsurgery.validation.diverging import Course, Deviation
 from normsurgery.validation.matching import matching
-from normsurgery.validation.noise import onnx_limits
 from normsurgery.validation.setups import Setup
 from normsurgery.validation.steps import CannotStepError, Stepper
+from normsurgery.validation.ulps import onnx_limits
 
 if TYPE_CHECKING:
     import os

@@ -11,7 +11,7 @@ from corpus.test_fold_corpus import MODELS, each, fetched
 
 import normsurgery
 from normsurgery.validation import certify
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from validation.specimens import MODELS, SAMPLES, change, clone, folded, initial
 
 import normsurgery
 from normsurgery.validation.certificate import certify
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from validation.rewrites import renamed, reordered, with_identities
 
 import normsurgery
 from normsurgery.validation.certificate import certify
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 
 def move(model: onnx.ModelProto, name: str) -> bool:

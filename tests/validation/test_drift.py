@@ -9,7 +9,7 @@ from validation.nets import conv_bn_net, edit, graph
 
 from normsurgery.errors import InvalidModelError, UsageError
 from normsurgery.validation import drift as drift_of
-from normsurgery.validation.verdict import Plan
+from normsurgery.validation.plan import Plan
 
 LINEAR = "g (float[N,4] x) => (float[?,3] y) {y = MatMul(x, w)}"
 

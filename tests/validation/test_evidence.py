@@ -16,7 +16,7 @@ from normsurgery import isolation
 from normsurgery.errors import CrashError, InvalidModelError
 from normsurgery.isolation import Step
 from normsurgery.validation import api, check, evidence
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 quick = functools.partial(normsurgery.validate, isolate=False, optimized=False, sets=2)
 

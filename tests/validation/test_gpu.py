@@ -10,7 +10,7 @@ from validation.nets import BUGS, conv_bn_net, fold, graph
 import normsurgery
 from normsurgery import runtime
 from normsurgery.providers import CUDA
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ from normsurgery import runtime
 from normsurgery.validation import oracle
 from normsurgery.validation.budget import NoOracleError
 from normsurgery.validation.double import to_double
-from normsurgery.validation.noise import one_ulp, onnx_limits
+from normsurgery.validation.ulps import one_ulp, onnx_limits
 
 
 def saved(tmp_path, model, **options):

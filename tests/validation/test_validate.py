@@ -23,7 +23,7 @@ from normsurgery.errors import (
 from normsurgery.isolation import Step
 from normsurgery.providers import CPU, CUDA
 from normsurgery.validation import api, truth
-from normsurgery.validation.compare import Status
+from normsurgery.validation.comparison import Status
 from normsurgery.validation.setups import Setup, setups
 
 

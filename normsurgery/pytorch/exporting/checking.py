@@ -22,8 +22,10 @@ from normsurgery import io
 from normsurgery.errors import ModuleError, NormSurgeryError
 from normsurgery.pytorch.copying import first_line
 from normsurgery.pytorch.running import GraphRunner, ModuleRunner
-from normsurgery.pytorch.trials import BOUND, Inputs, against, input_sets
-from normsurgery.validation.compare import Comparison, Status, is_float
+from normsurgery.pytorch.trials import BOUND, Inputs, against, input_sets, moved_again, opinions
+from normsurgery.validation.comparison import Comparison, Status
+from normsurgery.validation.distances import is_float
+from normsurgery.validation.opinions import larger
 from normsurgery.validation.result import Parity, sum_up
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from normsurgery.pytorch.exporting.tracing import Dynamic
     from normsurgery.pytorch.running import Args, Arrays
+    from normsurgery.validation.opinions import Opinion
 
 
 def check(
@@ -94,16 +97,29 @@ def _judge(
         true = theirs.exact(one.args)
         return {
             name: against(
-                candidate[i], reference[i], true[i], functools.partial(theirs.noise, one.args, i)
+                candidate[i],
+                reference[i],
+                true[i],
+                opinions(theirs, one.args, i, candidate[i]),
+                functools.partial(moved_again, ours.run, theirs.exact, one.args, i),
             )
             for i, name in enumerate(outputs)
         }
     true = ours.exact(one.args)
 
-    def explained(index: int) -> float:
-        return max(ours.moved(one.args, true[index], index), theirs.noise(one.args, index))
+    def either(i: int) -> list[Opinion]:
+        # Kernels differ, so that the graph's own rounding counts as well as the module's.
+        of_module = opinions(ours, one.args, i, reference[i], true[i])
+        of_graph = opinions(theirs, one.args, i, candidate[i])
+        return [larger(*two) for two in zip(of_module, of_graph, strict=True)]
 
     return {
-        name: against(reference[i], candidate[i], true[i], functools.partial(explained, i))
+        name: against(
+            reference[i],
+            candidate[i],
+            true[i],
+            either(i),
+            functools.partial(moved_again, theirs.run, ours.exact, one.args, i),
+        )
         for i, name in enumerate(outputs)
     }

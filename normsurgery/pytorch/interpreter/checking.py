@@ -23,7 +23,8 @@ from normsurgery.errors import MissingPackageError, ParityError, UsageError
 from normsurgery.pytorch.interpreter import stepwise
 from normsurgery.pytorch.interpreter.elements import from_numpy, to_numpy
 from normsurgery.validation.budget import NoOracleError
-from normsurgery.validation.compare import Status, against_oracle
+from normsurgery.validation.compare import against_oracle
+from normsurgery.validation.comparison import Status
 from normsurgery.validation.sets import flatten, input_sets
 
 if TYPE_CHECKING:
@@ -113,9 +114,7 @@ def compare(
             return f"output {name!r} is missing"
         mine = ours[name].astype(expected.dtype, copy=False)
         try:
-            found = against_oracle(
-                mine, expected, true[name], bound=BOUND, second_opinion=lambda: 0.0
-            )
+            found = against_oracle(mine, expected, true[name], bound=BOUND)
         except NoOracleError as failure:
             return f"output {name!r}: {failure}"
         if found.status is Status.FAILED:

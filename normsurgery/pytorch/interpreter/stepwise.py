@@ -18,8 +18,8 @@ import torch
 from normsurgery import io, runtime
 from normsurgery.pytorch.interpreter import program
 from normsurgery.pytorch.interpreter.elements import from_numpy, to_numpy
-from normsurgery.validation.compare import is_float, rms
-from normsurgery.validation.noise import onnx_limits
+from normsurgery.validation.distances import is_float, rms
+from normsurgery.validation.ulps import onnx_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,6 @@ The graph has the same constants, so that in float64 they agree to the rounding 
 
 from __future__ import annotations
 
-import functools
 import math
 import tempfile
 from pathlib import Path
@@ -19,9 +18,9 @@ from normsurgery.errors import ParityError
 from normsurgery.pytorch.copying import eval_copy
 from normsurgery.pytorch.preparing import prepare
 from normsurgery.pytorch.running import GraphRunner, ModuleRunner
-from normsurgery.pytorch.trials import BOUND, against, input_sets
+from normsurgery.pytorch.trials import BOUND, against, input_sets, opinions
 from normsurgery.validation.budget import NoOracleError
-from normsurgery.validation.compare import Comparison, rms
+from normsurgery.validation.distances import rms
 from normsurgery.validation.result import Parity, sum_up
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from normsurgery.pytorch.running import Args
+    from normsurgery.validation.comparison import Comparison
 
 EXACT = 1e-9  # relative, of float64 runs of one function: rounding of the arithmetic, no more
 _GROWTH = 32  # of a relative error on its way through other norms
@@ -119,7 +119,7 @@ def compare(before: nn.Module, after: nn.Module, args: Args, names: Sequence[str
                 reference[i],
                 candidate[i].astype(reference[i].dtype),
                 t,
-                functools.partial(ours.moved, one.args, t, i),
+                opinions(ours, one.args, i, reference[i], t),
             )
             for i, t in enumerate(true)
         ]
