@@ -50,15 +50,25 @@ def checked_output(
 
 @contextlib.contextmanager
 def source_file(source: str) -> Iterator[Path]:
-    """Yield the path of the input; standard input goes to a temporary file first."""
+    """Yield the path of the input; standard input goes to a temporary file first.
+
+    Errors do not name that file: nobody would find it.
+    """
     if source != STREAM:
         yield Path(source)
         return
+    from normsurgery.errors import NormSurgeryError
+
     with tempfile.TemporaryDirectory(prefix="normsurgery-") as folder:
         path = Path(folder) / "stdin.onnx"
         with path.open("wb") as target:
             shutil.copyfileobj(sys.stdin.buffer, target, 1 << 20)
-        yield path
+        try:
+            yield path
+        except NormSurgeryError as error:
+            told = str(error).replace(str(path), "standard input").replace(f"{folder}/", "")
+            error.args = (told, *error.args[1:])
+            raise
 
 
 @contextlib.contextmanager

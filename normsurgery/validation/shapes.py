@@ -165,6 +165,8 @@ def smaller(
     """Shapes of other dynamic dimensions than those of `found`, in which `attempt` succeeds too.
 
     Smaller ones, since a float64 run may have to follow, but not tiny; `found` if there are none.
+    Where height and width are free, the width stays as it is: two axes that somebody swapped look
+    alike in a square.
     """
     most = _elements(found)
     for size in LADDER:
@@ -175,8 +177,32 @@ def smaller(
             attempt(candidate)
         except NormSurgeryError:
             continue
-        return candidate
+        uneven = _as_wide_as(wanted, candidate, found)
+        try:
+            attempt(uneven)
+        except NormSurgeryError:
+            return candidate
+        return uneven
     return dict(found)
+
+
+def _as_wide_as(
+    wanted: Sequence[InputSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    other: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """`shapes` with the last axis of `other`, where it and the one before are free and unlike."""
+    made, known = {}, dict[str, int]()
+    for spec in wanted:
+        shape = shapes[spec.name]
+        last = spec.shape[-1:]
+        if len(shape) > 3 and not isinstance(spec.shape[-2], int) and not isinstance(last[0], int):
+            shape = (*shape[:-1], other[spec.name][-1])
+        made[spec.name] = shape
+        for dim, size in zip(spec.shape, shape, strict=True):
+            if dim and isinstance(dim, str) and known.setdefault(dim, size) != size:
+                return dict(shapes)  # one name, which stands for one size
+    return made
 
 
 def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:

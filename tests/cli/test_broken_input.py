@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,3 +152,14 @@ def test_no_output_for_an_output_that_cannot_be(cli: Run, tmp_path: Path) -> Non
         arguments = ["fold", path, "-o", output, *(["--force"] if force else [])]
         assert cli(*arguments).status == 4
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("verb", ["fold", "convert", "inspect"])
+@pytest.mark.parametrize("name", CASES)
+def test_standard_input_is_called_that(cli: Run, name: str, verb: str) -> None:
+    data, status, code = CASES[name]
+    outcome = cli(verb, "-", stdin=data)
+    assert outcome.status == status, outcome.err
+    assert outcome.err.startswith(f"error[{code}")
+    assert tempfile.gettempdir() not in outcome.err
+    assert "stdin.onnx" not in outcome.err
