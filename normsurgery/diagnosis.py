@@ -31,7 +31,7 @@ _INSTALL_TORCH = 'pip install "normsurgery[torch]"'
 _INSTALL_DRIVER = (
     "install NVIDIA's driver (nvidia-smi must work); a container is started with --gpus all"
 )
-_RECORDS = (1, 32)
+_RECORDS = (1, 24)
 _SECONDS = 120.0
 
 
@@ -101,15 +101,7 @@ def doctor(require: Sequence[str] = ()) -> Diagnosis:
     unknown = [name for name in require if name not in NEEDS]
     if unknown:
         raise UsageError(f"nothing is called {unknown[0]!r}; choose from {', '.join(NEEDS)}")
-    wheels = {name: _version(name) or "?" for name in providers.wheels()}
-    built: tuple[str, ...] = ()
-    nvidia: Nvidia = _tried(probing.nvidia) or probing.Nvidia()
-    if wheels:
-        found = _try(probing.built_with)
-        built = () if isinstance(found, str) else tuple(found)
-        trouble = found if isinstance(found, str) else ""
-    else:
-        trouble = "onnxruntime is not installed"
+    wheels, built, nvidia, trouble = _looked()
     torch = _version("torch")
     findings = (
         _cpu(trouble),
@@ -132,6 +124,24 @@ def doctor(require: Sequence[str] = ()) -> Diagnosis:
         tuple(finding for finding in findings if finding is not None),
         tuple(dict.fromkeys(("cpu", *require))),
     )
+
+
+def cuda() -> Finding:
+    """What ``doctor`` finds of CUDA alone."""
+    wheels, built, nvidia, trouble = _looked()
+    return _cuda(wheels, built, nvidia, trouble)
+
+
+def _looked() -> tuple[dict[str, str], tuple[str, ...], Nvidia, str]:
+    """The wheels of onnxruntime, its providers, what of NVIDIA is there; and why it has none."""
+    wheels = {name: _version(name) or "?" for name in providers.wheels()}
+    nvidia: Nvidia = _tried(probing.nvidia) or probing.Nvidia()
+    if not wheels:
+        return wheels, (), nvidia, "onnxruntime is not installed"
+    found = _try(probing.built_with)
+    if isinstance(found, str):
+        return wheels, (), nvidia, found
+    return wheels, tuple(found), nvidia, ""
 
 
 def _cpu(trouble: str) -> Finding:
@@ -180,7 +190,7 @@ def _record(wheels: dict[str, str]) -> Finding | None:
         parts = version.split(".")[:2]
         if all(part.isdigit() for part in parts) and tuple(map(int, parts)) < _RECORDS:
             text = f"{name} {version} does not record where nodes run: no verdict on CUDA"
-            return Finding("placement", False, text, f'pip install -U "{name}>=1.32"')
+            return Finding("placement", False, text, f'pip install -U "{name}>=1.24"')
     return None
 
 

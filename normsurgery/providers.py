@@ -59,7 +59,7 @@ def why_absent(version: str) -> str:
     return f"{found[0] if found else 'onnxruntime'} {version} was built without it"
 
 
-def missing(provider: str, why: str) -> MissingPackageError:
+def missing(provider: str, why: str, mend: str = "") -> MissingPackageError:
     """The error for a provider that cannot be used, with the command that mends it."""
-    command = INSTALL.get(provider, "use an onnxruntime build that has it")
+    command = mend or INSTALL.get(provider, "use an onnxruntime build that has it")
     return MissingPackageError(f"{provider} cannot be used: {why}; mend it with: {command}")

@@ -140,7 +140,7 @@ def session(
 def assigned(session: Any) -> list[tuple[str, str, str]] | None:
     """Which provider runs each node: (provider, operator, name), the name empty for nameless ones.
 
-    None if this onnxruntime does not record it; it does from 1.32 on.
+    None if this onnxruntime does not record it; it does from 1.24 on.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None

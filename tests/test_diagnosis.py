@@ -139,11 +139,30 @@ def test_cuda_that_works(machine):
 
 
 def test_an_old_onnxruntime_records_nothing(machine):
-    machine(version="1.31.2")
+    machine(version="1.23.2")
     placement = finding(normsurgery.doctor(), "placement")
     assert "no verdict on CUDA" in placement.text
-    machine(version="1.40.0")
-    assert "placement" not in [one.name for one in normsurgery.doctor().findings]
+    assert placement.mend == 'pip install -U "onnxruntime>=1.24"'
+    for version in ("1.24.0", "1.40.0"):
+        machine(version=version)
+        assert "placement" not in [one.name for one in normsurgery.doctor().findings]
+
+
+def test_what_is_said_of_versions_holds_here():
+    """Both by what this onnxruntime can do; CUDA's newest wheel is older than the CPU's."""
+    import onnxruntime
+
+    records = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+    assert records == ("placement" not in [one.name for one in normsurgery.doctor().findings])
+
+
+def test_cuda_alone(machine):
+    machine()
+    assert diagnosis.cuda() == finding(normsurgery.doctor(), "cuda")
+    machine(wheels=("onnxruntime-gpu",), built_with=(CUDA, CPU))
+    assert diagnosis.cuda().text == "no NVIDIA driver is there"
+    machine(wheels=())
+    assert diagnosis.cuda().text == "onnxruntime is not installed"
 
 
 def test_a_torch_that_does_not_import(machine):

@@ -6,10 +6,10 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import isolation, models, runtime
-from normsurgery.errors import CrashError, UsageError
+from normsurgery import diagnosis, isolation, models, runtime
+from normsurgery.errors import CrashError, MissingPackageError, UsageError
 from normsurgery.isolation import Limits, Step
-from normsurgery.providers import CUDA, short_name
+from normsurgery.providers import CUDA, missing, short_name
 from normsurgery.validation import given
 from normsurgery.validation.bench import does_not
 from normsurgery.validation.comparison import Status
@@ -25,7 +25,7 @@ from normsurgery.validation.verdict import parities, parity
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -102,6 +102,7 @@ def validate(
     if kind not in {"auto", "parity", "drift"}:
         raise UsageError(f"kind {kind!r} is none of auto, parity and drift")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_explained(names))
         ours, ref_path = stack.enter_context(given.file(reference, "reference"))
         theirs, cand_path = stack.enter_context(given.file(candidate, "candidate"))
         feeds, labels = given.feeds(ours, data, pixels, arrays, samples, batch, shapes)
@@ -135,6 +136,20 @@ def validate(
             coverage=proof.coverage,
             reasons=proof.reasons,
         )
+
+
+@contextlib.contextmanager
+def _explained(names: Sequence[str]) -> Iterator[None]:
+    """Say of CUDA that is missing what `doctor` finds, and what mends that."""
+    try:
+        yield
+    except MissingPackageError:
+        if CUDA not in names:
+            raise
+        found = diagnosis.cuda()
+        if found.ok:
+            raise
+        raise missing(CUDA, found.text, found.mend) from None
 
 
 class _Work:

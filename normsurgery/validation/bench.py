@@ -80,7 +80,7 @@ def _placed(bench: Bench, theirs: Running) -> Placement | None:
         return None
     record = runtime.assigned(theirs.session)
     if record is None:
-        why = f"onnxruntime {runtime.version()} does not record where nodes run, 1.32 does"
+        why = f"onnxruntime {runtime.version()} does not record where nodes run, 1.24 does"
         raise missing(bench.setup.provider, why)
     graph = onnx.load(str(bench.candidate), load_external_data=False)
     return place(record, bench.setup.provider, graph, bench.plan.allow_fallback)

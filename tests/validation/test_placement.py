@@ -83,7 +83,7 @@ def test_the_record_of_a_session(tmp_path):
     onnx.save(net, str(path))
     record = runtime.assigned(runtime.session(path))
     if record is None:
-        pytest.skip("this onnxruntime is older than 1.32 and records nothing")
+        pytest.skip("this onnxruntime is older than 1.24 and records nothing")
     assert sorted(op for _, op, _ in record) == sorted(node.op_type for node in net.graph.node)
     assert place(record, CPU, net).ok
     pretended = place(record, CUDA, net)

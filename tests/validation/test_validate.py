@@ -11,8 +11,9 @@ from onnx import helper
 from validation.nets import BUGS, conv_bn_net, edit, fold, graph
 
 import normsurgery
-from normsurgery import isolation
+from normsurgery import diagnosis, isolation
 from normsurgery.data import Data, Pixels, inputs_of, read
+from normsurgery.diagnosis import Finding
 from normsurgery.errors import (
     CrashError,
     InvalidModelError,
@@ -299,9 +300,21 @@ def test_cuda_is_never_run_on_the_cpu(net):
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     for wanted in (("cuda",), ("cpu", "cuda"), "cpu,CUDA"):
-        with pytest.raises(MissingPackageError, match=r"built without it.*pip install") as caught:
+        with pytest.raises(MissingPackageError, match=r"built without CUDA.*pip install") as caught:
             normsurgery.validate(net, net, providers=wanted)
         assert caught.value.exit_status == 6
+
+
+def test_what_cuda_lacks_is_what_doctor_finds(net, monkeypatch):
+    import onnxruntime
+
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    lacks = Finding("cuda", False, "libraries are missing: libcudnn.so.9", "pip install this")
+    monkeypatch.setattr(diagnosis, "cuda", lambda: lacks)
+    told = r"CUDAExecutionProvider cannot be used: libraries are missing: libcudnn.so.9; .* this$"
+    with pytest.raises(MissingPackageError, match=told):
+        normsurgery.validate(net, net, providers=("cuda",))
 
 
 def test_setups_of_a_provider():
@@ -500,6 +513,8 @@ def test_no_record_is_no_proof(net, pretended_cuda, monkeypatch):
     from normsurgery import runtime
 
     monkeypatch.setattr(runtime, "assigned", lambda _: None)
+    works = Finding("cuda", True, "onnxruntime runs on CUDA, driver 570.1")
+    monkeypatch.setattr(diagnosis, "cuda", lambda: works)
     with pytest.raises(MissingPackageError, match=r"does not record where nodes run.*pip install"):
         normsurgery.validate(net, net, providers=("cuda",), sets=2, isolate=False)
 
