@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from graphs import assert_folds, assert_kept, bn, parse, weights
@@ -135,6 +137,31 @@ def test_matmul_without_a_rank() -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
     model.graph.output[0].type.tensor_type.ClearField("shape")
     assert [k.slug for k in normsurgery.fold(model).report.kept] == ["unknown-rank"]
+
+
+@pytest.mark.parametrize(
+    ("call", "shape", "m"),
+    [("A, x", (3, 3, 5), (3, 1)), ("x, A", (3, 3, 5, 2), (3, 1, 1)), ("x, A", (3, 5, 2), (3, 1))],
+)
+def test_matmul_of_a_vector_backwards(call: str, shape: tuple[int, ...], m: Any) -> None:
+    """A vector leaves no axis of its own: the output's axes are counted otherwise then."""
+    rank = len(shape) - 1
+    model = parse(
+        f"""g (double[5] x) => (double[{", ".join("NMP"[:rank])}] y) {{
+          c = MatMul({call})
+          y = Mul(c, m)
+        }}""",
+        A=weights(*shape), m=weights(*m),
+    )  # fmt: skip
+    assert_folds(model, ["MatMul", "Mul"])
+    model = parse(
+        f"""g (double[5] x) => (double[{", ".join("NMP"[:rank])}] y) {{
+          c = MatMul({call})
+          y = Mul(c, m)
+        }}""",
+        A=weights(*shape), m=weights(1),
+    )  # fmt: skip
+    assert_folds(model, ["MatMul"])
 
 
 MATMUL_ADD = """g (double[N, 6] x) => (double[N, 5] y) {{
