@@ -6,17 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from pytorch.interpreter.nodes import by_module, by_onnxruntime, randoms
+from pytorch.interpreter.texts import parse
 
 from normsurgery.pytorch import to_module, update_weights
-
-
-def parse(text: str, **tensors) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-    for name, values in tensors.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-    return model
 
 
 def assert_same(model: onnx.ModelProto, feeds: dict) -> None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
 from pytorch.interpreter.nodes import by_onnxruntime, node_model, randoms
+from pytorch.interpreter.texts import SAMPLES, parse
 
 from normsurgery.errors import OutputExistsError, UsageError
 from normsurgery.pytorch import GraphModule, to_module, update_weights
-
-SAMPLES = Path(__file__).parents[3] / "sample_models"
 
 
 def add_to_all(module: GraphModule, amount: float) -> None:
     with torch.no_grad():
         for p in module.parameters():
             p.add_(amount)
-
-
-def parse(text: str, opset: int = 17, ir: int = 8, **tensors) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}]> {text}')
-    for name, values in tensors.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-    return model
 
 
 def value(model: onnx.ModelProto, name: str) -> np.ndarray:
