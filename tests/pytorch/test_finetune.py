@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import parse, weights
+from graphs import parse
 from onnx import ModelProto, numpy_helper
+from pytorch.learners import DIGITS, RESNET, SAMPLES, changed, digits, grouped, tensors
 
 import normsurgery
-from normsurgery import data, runtime
+from normsurgery import runtime
 from normsurgery.errors import OutputExistsError, UsageError
-from normsurgery.pytorch import FinetuneResult, finetune, to_module
+from normsurgery.pytorch import finetune, to_module
 from normsurgery.pytorch.finetuning import cores
-
-SAMPLES = Path(__file__).parents[2] / "sample_models"
-RESNET, DIGITS = SAMPLES / "digits_resnet.onnx", SAMPLES / "digits.npz"
-GROUPED = """g (float[N, 1, 8, 8] image) => (float[N, 10] scores) {
-  c = Conv <pads = [1, 1, 1, 1]> (image, conv_weight)
-  cut = Reshape (c, to_groups)
-  plain = InstanceNormalization <epsilon = 1e-3> (cut, ones, zeros)
-  shape = Shape (c)
-  back = Reshape (plain, shape)
-  scaled = Mul (back, gn_scale)
-  normal = Add (scaled, gn_bias)
-  r = Relu (normal)
-  flat = Flatten (r)
-  scores = Gemm <transB = 1> (flat, fc_weight, fc_bias)
-}"""
-
-
-def grouped() -> ModelProto:
-    """Return a small network with a GroupNorm of 2 groups, written as convert writes it."""
-    ones = np.ones((4, 1, 1), np.float32)
-    return parse(
-        GROUPED,
-        conv_weight=weights(4, 1, 3, 3, dtype=np.float32),
-        to_groups=np.array([0, 2, -1]),
-        ones=np.ones(2, np.float32),
-        zeros=np.zeros(2, np.float32),
-        gn_scale=ones,
-        gn_bias=0.1 * ones,
-        fc_weight=0.05 * weights(10, 256, dtype=np.float32),
-        fc_bias=np.zeros(10, np.float32),
-    )
-
-
-def digits(part: str = "train", limit: int | None = 60) -> data.Data:
-    inputs = data.inputs_of(onnx.load(RESNET, load_external_data=False))
-    return data.read(f"{DIGITS}:{part}", inputs, limit=limit)
-
-
-def tensors(model: ModelProto) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def changed(before: ModelProto, after: ModelProto) -> set[str]:
-    old, new = tensors(before), tensors(after)
-    assert old.keys() <= new.keys()
-    return {name for name in old if old[name].tobytes() != new[name].tobytes()}
 
 
 def nodes(model: ModelProto) -> list[bytes]:
@@ -115,68 +67,6 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others() -> None:
     assert changed(first, other)
 
 
-def test_frozen_norms_keep_statistics_scale_and_bias() -> None:
-    before = onnx.load(RESNET)
-    after = finetune(before, digits(), norms="frozen", fold=False).model
-    norms = [n for n in before.graph.node if n.op_type == "BatchNormalization"]
-    held = {name for n in norms for name in n.input[1:]}
-    assert not changed(before, after) & held
-    live = finetune(before, digits(), fold=False).model
-    assert {name for n in norms for name in n.input[3:]} <= changed(before, live)
-
-
-WITH_FUNCTION = """<ir_version: 10, opset_import: ["": 20, "own": 1]>
-g (float[N, 1, 8, 8] image) => (float[N, 10] scores) {
-  c = Conv (image, W)
-  n = own.Norm (c, scale, B, mean, var)
-  f = Flatten (n)
-  scores = Gemm (f, fc)
-}
-<domain: "own", opset_import: ["": 20]>
-Norm (x, s, b, m, v) => (y) { y = BatchNormalization (x, s, b, m, v) }"""
-
-
-def test_norms_in_functions_freeze_too() -> None:
-    model = onnx.parser.parse_model(WITH_FUNCTION)
-    values = {
-        "W": weights(3, 1, 3, 3),
-        "scale": np.ones(3),
-        "B": np.zeros(3),
-        "mean": np.full(3, 0.1),
-        "var": np.full(3, 2.0),
-        "fc": 0.1 * weights(108, 10),
-    }
-    model.graph.initializer.extend(
-        numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()
-    )
-    live = finetune(model, digits(limit=20), fold=False).model
-    assert changed(model, live) == {"W", "scale", "B", "mean", "var", "fc"}
-    frozen = finetune(model, digits(limit=20), norms="frozen", fold=False).model
-    assert changed(model, frozen) == {"W", "fc"}
-
-
-def test_frozen_weights_stay_to_the_bit() -> None:
-    before = grouped()
-    result = finetune(before, digits(), freeze=["conv*", "fc_bias"], fold=False)
-    assert changed(before, result.model) == {"gn_scale", "gn_bias", "fc_weight"}
-    assert result.report.trained == ["gn_scale", "gn_bias", "fc_weight"]
-    with pytest.raises(UsageError, match=r"--freeze 'cnov\*' matches no parameter"):
-        finetune(before, digits(), freeze=["cnov*"])
-
-
-def test_the_ones_and_zeros_of_a_group_norm_are_no_parameters() -> None:
-    before = grouped()
-    result = finetune(before, digits(), fold=False)
-    assert changed(before, result.model) == {
-        "conv_weight",
-        "gn_scale",
-        "gn_bias",
-        "fc_weight",
-        "fc_bias",
-    }
-    assert result.report.frozen == ["ones", "zeros"]
-
-
 def test_converted_weights_have_the_norm_and_so_the_step_size_of_their_source() -> None:
     """In front of a norm, a step of SGD changes W by a share that goes with 1/‖W‖²."""
     source = to_module(RESNET)
@@ -205,33 +95,6 @@ def test_a_converted_model_learns_and_keeps_its_graph() -> None:
     assert after.accuracy > 0.98
     trivial = [n for n in result.report.frozen if not n.endswith(("scale", "bias"))]
     assert trivial == []
-
-
-def test_a_batch_norm_in_front_of_another_norm_is_a_fixed_map() -> None:
-    converted = normsurgery.convert(RESNET, affine="keep").model
-    before = [n for n in converted.graph.node if n.op_type == "BatchNormalization"]
-    assert len(before) == 11
-    result = finetune(converted, digits(limit=20), fold=False)
-    assert not changed(converted, result.model) & {x for n in before for x in n.input[1:]}
-
-
-def test_live_statistics_of_few_samples_are_warned_about() -> None:
-    def warned(model: Any, samples: Any = None, **settings: Any) -> list[bool]:
-        report = finetune(model, samples or digits(), dry_run=True, **settings).report
-        return ["11 BatchNormalization take their statistics" in text for text in report.warnings]
-
-    assert warned(RESNET) == [True]
-    assert warned(RESNET, batch_size=15) == [True]
-    assert warned(RESNET, batch_size=16) == []
-    assert warned(RESNET, norms="frozen") == []
-    assert warned(RESNET, [(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, int))]) == []
-    assert warned(normsurgery.convert(RESNET).model) == []
-    assert warned(normsurgery.convert(RESNET, affine="keep").model) == []
-
-
-def test_a_model_without_norms_is_warned_about() -> None:
-    result = finetune(SAMPLES / "digits_resnet_folded.onnx", digits(), dry_run=True)
-    assert ["unfold" in warning for warning in result.report.warnings] == [True]
 
 
 def test_a_dry_run_changes_nothing() -> None:
@@ -398,71 +261,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         finetune(RESNET, digits(), checkpoint=tmp_path, resume=True)
 
 
-def test_a_world_size_without_torchrun_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
-        monkeypatch.delenv(variable, raising=False)
-    for size, what in (("2", "start them with torchrun"), ("two", "'two', which is no number")):
-        monkeypatch.setenv("WORLD_SIZE", size)
-        with pytest.raises(UsageError, match=what):
-            finetune(grouped(), digits())
-
-
-TWO = """
-import os, sys
-from pathlib import Path
-import onnx
-sys.path[:0] = {paths!r}
-from test_finetune import digits, grouped
-from normsurgery.pytorch import finetune
-
-result = finetune(grouped(), digits(limit=61), batch_size={size}, epochs=2, lr=0.01, device="cpu")
-if result.report.writes:
-    onnx.save(result.model, {out!r})
-    assert result.report.processes == 2
-    print(result.report.epochs[-1].train.loss)
-"""
-
-
-def test_two_processes_do_the_steps_of_one_with_the_double_batch(tmp_path: Path) -> None:
-    """61 samples in batches of 4 and 2×2: the last group is 1 sample and none."""
-    out, script = tmp_path / "two.onnx", tmp_path / "two.py"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    script.write_text(TWO.format(paths=paths, size=2, out=str(out)))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    one: FinetuneResult = finetune(grouped(), digits(limit=61), batch_size=4, epochs=2, lr=0.01)
-    before, two = tensors(grouped()), tensors(onnx.load(out))
-    for name, array in tensors(one.model).items():
-        if array.dtype == np.float32:
-            moved = np.abs(array - before[name]).max()
-            assert np.abs(two[name] - array).max() <= 1e-4 * max(moved, 1e-3), name
-    assert float(done.stdout.split()[-1]) == pytest.approx(
-        one.report.epochs[-1].train.loss, rel=1e-4
-    )
-
-
-def test_weight_decay_spares_scales_of_more_axes() -> None:
-    """One step of plain SGD: w − lr·(g + λ·w), and w − lr·g for GroupNorm's (C, 1, 1)."""
-    batch = [(np.random.default_rng(0).random((4, 1, 8, 8), np.float32), np.arange(4))]
-    usual: dict[str, Any] = {"momentum": 0.0, "lr": 0.5, "clip": None, "schedule": "constant"}
-    plain = tensors(finetune(grouped(), batch, **usual, fold=False).model)
-    decayed = tensors(finetune(grouped(), batch, **usual, weight_decay=0.25, fold=False).model)
-    before = tensors(grouped())
-    for name in ("gn_scale", "gn_bias", "fc_bias"):
-        assert (plain[name] != before[name]).any()
-        np.testing.assert_array_equal(decayed[name], plain[name])
-    for name in ("conv_weight", "fc_weight"):
-        expected = plain[name] - 0.5 * 0.25 * before[name]
-        np.testing.assert_allclose(decayed[name], expected, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_it_trains_where_the_caller_has_gradients_off(context: Any) -> None:
     with context():
@@ -476,45 +274,3 @@ def test_it_trains_where_the_caller_has_gradients_off(context: Any) -> None:
 def test_a_loss_that_is_none_is_said(loss: Any) -> None:
     with pytest.raises(UsageError, match="no tensor of one number"):
         finetune(grouped(), digits(limit=4), loss=loss)
-
-
-BROKEN = """
-import sys
-sys.path[:0] = {paths!r}
-import numpy as np
-from test_finetune import grouped
-from normsurgery.errors import NormSurgeryError
-from normsurgery.pytorch import finetune
-
-images = np.ones((4, 1, 8, 8), np.float32)
-bad = images.copy()
-bad[2] = np.nan
-labels = np.zeros(4, np.int64)
-batches = [(images, labels)] * 5 + [(bad, labels)] + [(images, labels)] * 4  # the second one's
-try:
-    finetune(grouped(), batches, device="cpu")
-except NormSurgeryError as error:
-    sys.stdout.write(str(error) + chr(10))
-    sys.stdout.flush()
-    sys.exit(error.exit_status)
-"""
-
-
-def test_a_process_whose_peer_stopped_says_so(tmp_path: Path) -> None:
-    script = tmp_path / "broken.py"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    script.write_text(BROKEN.format(paths=paths))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    said = sorted(line for line in done.stdout.splitlines() if line)
-    assert said[-1].startswith("the loss is nan at step 3, and that batch of the data holds")
-    # the launcher may stop the other one before it says anything
-    assert all(line.startswith("another of the processes stopped") for line in said[:-1])
-    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("failed (exitcode")[0]
