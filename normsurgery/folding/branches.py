@@ -12,39 +12,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, NodeProto
 
 from normsurgery import edits
 from normsurgery.constants import Constant, constant_of
 from normsurgery.folding import representable, table
+from normsurgery.folding.geometry import Geometry, geometry_of, placed, united, write
 from normsurgery.folding.plan import refuse_foreign
 from normsurgery.folding.sinks.parts import bias_name, derived, has_input, slabs
 from normsurgery.folding.table import Edit, Source
-from normsurgery.nodes import attribute, int_attribute, remove_attribute
 from normsurgery.payloads import Computed
 
 if TYPE_CHECKING:
+    from onnx import NodeProto
+
     from normsurgery.affine import ChannelAffine
     from normsurgery.constants import Limits
     from normsurgery.dtypes import Float64
     from normsurgery.graph import Scope
-
-# A tap of a kernel reads the input at output·stride + offset, offset = dilation·tap − pad.
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the taps of a convolution fall, per spatial axis.
-
-    excess: ``pads − dilation·(kernel − 1)``, which decides the output's size.
-    """
-
-    first: tuple[int, ...]
-    step: tuple[int, ...]
-    taps: tuple[int, ...]
-    stride: tuple[int, ...]
-    excess: tuple[int, ...]
-    group: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +88,7 @@ def merge(scope: Scope, node: NodeProto, limits: Limits) -> Union | None:
         changes.append(Edit(conv.node, 2, bias, wanted))
     if representable.check(changes) is not None:
         return None
-    _set_geometry(conv.node, union)
+    write(conv.node, union)
     norm = other.node
     merged = norm.output[0] if norm is not None and norm.op_type == "BatchNormalization" else ""
     names = [edits.set_constant(scope, e.node, e.slot, e.wanted, e.tensor) for e in changes]
@@ -138,7 +122,7 @@ def _conv(scope: Scope, name: str, limits: Limits) -> Branch | None:
     B = constant_of(scope, node.input[2], limits) if has_input(node, 2) else None
     if not isinstance(W, Constant) or not (B is None or isinstance(B, Constant)):
         return None
-    geometry = _geometry(node, W.shape)
+    geometry = geometry_of(node, W.shape)
     return None if geometry is None else Branch(node.input[0], node, geometry, W, B)
 
 
@@ -154,28 +138,6 @@ def _affine(scope: Scope, name: str, limits: Limits) -> Branch | None:
     if found.axis != 1 and not found.affine.uniform:
         return None
     return Branch(found.value, node, affine=found.affine)
-
-
-def _geometry(node: NodeProto, shape: tuple[int, ...]) -> Geometry | None:
-    auto_pad = attribute(node, "auto_pad")
-    if auto_pad is not None and auto_pad.s not in {b"", b"NOTSET"}:
-        return None
-    n = len(shape) - 2
-
-    def ints(name: str, default: int, count: int) -> tuple[int, ...]:
-        found = attribute(node, name)
-        return tuple(found.ints) if found is not None else (default,) * count
-
-    step, stride, pads = ints("dilations", 1, n), ints("strides", 1, n), ints("pads", 0, 2 * n)
-    taps = shape[2:]
-    if len(pads) != 2 * n or len(step) != n or len(stride) != n:
-        return None
-    step = tuple(1 if k == 1 else s for k, s in zip(taps, step, strict=True))
-    excess = tuple(
-        pads[i] + pads[i + n] - s * (k - 1) for i, (k, s) in enumerate(zip(taps, step, strict=True))
-    )
-    first = tuple(-pad for pad in pads[:n])
-    return Geometry(first, step, taps, stride, excess, int_attribute(node, "group", 1))
 
 
 def _union(conv: Branch, other: Branch) -> Geometry | None:
@@ -198,24 +160,9 @@ def _union(conv: Branch, other: Branch) -> Geometry | None:
         if other.weight.shape[:2] != conv.weight.shape[:2]:
             return None
         elem_types = {conv.weight.elem_type, other.weight.elem_type}
-    if len(elem_types) > 1 or (a.stride, a.excess, a.group) != (b.stride, b.excess, b.group):
-        return None
-    first, step, taps = [], [], []
-    for i in range(n):
-        d = a.step[i] if a.taps[i] > 1 else b.step[i]
-        if b.taps[i] > 1 and b.step[i] != d:
-            return None
-        start = min(a.first[i], b.first[i])
-        ends = [g.first[i] + d * (g.taps[i] - 1) for g in (a, b)]
-        if any((g.first[i] - start) % d for g in (a, b)):
-            return None
-        first.append(start)
-        step.append(d)
-        taps.append((max(ends) - start) // d + 1)
+    union = united(a, b) if len(elem_types) == 1 else None
     before = np.prod(a.taps) + (np.prod(b.taps) if other.geometry is not None else 0)
-    if np.prod(taps) > before:
-        return None
-    return Geometry(tuple(first), tuple(step), tuple(taps), a.stride, a.excess, a.group)
+    return union if union is not None and np.prod(union.taps) <= before else None
 
 
 def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
@@ -228,7 +175,7 @@ def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
     total = np.memmap(tempfile.TemporaryFile(), np.float64, "w+", shape=shape)  # noqa: SIM115
     for branch in (conv, other):
         if branch.weight is not None and branch.geometry is not None:
-            where = _placed(branch.geometry, union)
+            where = placed(branch.geometry, union)
             for row, values in slabs(branch.weight.tensor):
                 rows = slice(row, row + len(values))
                 total[(rows, slice(None), *where)] += branch.sign * values
@@ -239,17 +186,6 @@ def _kernel(conv: Branch, other: Branch, union: Geometry) -> Computed:
             centre: Any = [-start // d for start, d in zip(union.first, union.step, strict=True)]
             total[(channels, channels % shape[1], *centre)] += branch.sign * a
     return Computed(total, (), conv.weight.elem_type)
-
-
-def _placed(geometry: Geometry, union: Geometry) -> tuple[slice, ...]:
-    """Return where the taps of ``geometry`` are among those of ``union``."""
-    places = []
-    for at, start, d, k, s in zip(
-        geometry.first, union.first, union.step, geometry.taps, geometry.step, strict=True
-    ):
-        begin, gap = (at - start) // d, s // d if k > 1 else 1
-        places.append(slice(begin, begin + gap * (k - 1) + 1, gap))
-    return tuple(places)
 
 
 def _bias(conv: Branch, other: Branch) -> Computed | None:
@@ -266,19 +202,3 @@ def _vector(affine: ChannelAffine, channels: int) -> tuple[Float64, Float64]:
     if found is None:
         raise AssertionError("a BN of another width than its input")
     return found.a, found.b
-
-
-def _set_geometry(node: NodeProto, union: Geometry) -> None:
-    """Write kernel, dilations and pads of ``union`` into the Conv."""
-    ends = [
-        e + first + d * (k - 1)
-        for e, first, d, k in zip(union.excess, union.first, union.step, union.taps, strict=True)
-    ]
-    values = {
-        "kernel_shape": list(union.taps),
-        "dilations": list(union.step),
-        "pads": [-first for first in union.first] + ends,
-    }
-    for name, numbers in values.items():
-        remove_attribute(node, name)
-        node.attribute.add(name=name, type=AttributeProto.INTS, ints=numbers)

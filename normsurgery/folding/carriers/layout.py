@@ -9,7 +9,8 @@ from normsurgery.affine import ChannelAffine
 from normsurgery.folding import obstacles
 from normsurgery.folding.arguments import int_list
 from normsurgery.folding.obstacles import Obstacle
-from normsurgery.folding.regrouping import group_around, reshaped_sizes, shuffle
+from normsurgery.folding.regrouping import group_around, reshaped_sizes
+from normsurgery.folding.shuffles import shuffle
 from normsurgery.folding.table import Carried, Site, carrier
 from normsurgery.nodes import attribute
 
