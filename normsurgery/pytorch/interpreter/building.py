@@ -8,7 +8,7 @@ shapes alone stay on the CPU and in the model's own types, wherever the module i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,15 @@ from normsurgery.nodes import captured, label
 from normsurgery.pytorch.interpreter import program, table
 from normsurgery.pytorch.interpreter.call import Call, Operand
 from normsurgery.pytorch.interpreter.elements import from_proto
-from normsurgery.pytorch.interpreter.program import ABSENT, CONTEXT, FIRST, NATIVE, Context, Step
+from normsurgery.pytorch.interpreter.program import (
+    ABSENT,
+    CONTEXT,
+    NATIVE,
+    Context,
+    Key,
+    Program,
+    Step,
+)
 from normsurgery.pytorch.interpreter.stored import PARAMETER
 
 if TYPE_CHECKING:
@@ -29,44 +37,7 @@ if TYPE_CHECKING:
     from normsurgery.pytorch.interpreter.stored import Stored
     from normsurgery.pytorch.interpreter.table import Kernel
 
-Key = tuple[int, str]
-"""A stored tensor: the ``id`` of the scope that holds it, and the name that readers see."""
-
 _MOST_STATIC = 1 << 26  # elements of a result that is worth keeping from run to run
-
-
-@dataclass
-class Program:
-    """The steps of one graph.
-
-    size: of the list of values. inputs: where its inputs go, and outputs: where they come out.
-    stored, captured, known: where stored tensors, values of the graph around, and CPU constants
-    go. prelude: steps whose results stay from run to run. names: of values, by where they are.
-    """
-
-    inputs: list[int] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)
-    stored: dict[Key, int] = field(default_factory=dict)
-    captured: dict[str | Key, int] = field(default_factory=dict)
-    known: dict[int, torch.Tensor] = field(default_factory=dict)
-    prelude: list[Step] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    names: dict[int, str] = field(default_factory=dict)
-    size: int = FIRST
-    random: str = ""
-
-    def call(self, context: Context, native: Context, around: list[Any], inputs: list[Any]) -> Any:
-        """Run a body: ``around`` are the captured values in order; return its outputs."""
-        values: list[Any] = [None] * self.size
-        values[CONTEXT], values[NATIVE] = context, native
-        for i, tensor in self.known.items():
-            values[i] = tensor
-        for i, value in zip(self.captured.values(), around, strict=True):
-            values[i] = value
-        for i, value in zip(self.inputs, inputs, strict=True):
-            values[i] = value
-        program.run(self.steps, values)
-        return [values[i] for i in self.outputs]
 
 
 class Builder:

@@ -17,8 +17,7 @@ from normsurgery.pytorch.interpreter.stored import CONSTANT, PARAMETER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from normsurgery.pytorch.interpreter.building import Program
-    from normsurgery.pytorch.interpreter.program import Step
+    from normsurgery.pytorch.interpreter.program import Program, Step
     from normsurgery.pytorch.interpreter.stored import Stored
     from normsurgery.tensors import TensorStore
 

@@ -21,6 +21,9 @@ CONTEXT, NATIVE, ABSENT = 0, 1, 2
 """The first values: the module's context, that of shape arithmetic, and an input left out."""
 FIRST = 3
 
+Key = tuple[int, str]
+"""A stored tensor: the ``id`` of the scope that holds it, and the name that readers see."""
+
 
 @dataclass
 class Context:
@@ -39,6 +42,40 @@ class Context:
     def real(self, dtype: torch.dtype) -> torch.dtype:
         """Return what ``dtype`` of the model is in this module."""
         return self.dtypes.get(dtype, dtype)
+
+
+@dataclass
+class Program:
+    """The steps of one graph.
+
+    size: of the list of values. inputs: where its inputs go, and outputs: where they come out.
+    stored, captured, known: where stored tensors, values of the graph around, and CPU constants
+    go. prelude: steps whose results stay from run to run. names: of values, by where they are.
+    """
+
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    stored: dict[Key, int] = field(default_factory=dict)
+    captured: dict[str | Key, int] = field(default_factory=dict)
+    known: dict[int, torch.Tensor] = field(default_factory=dict)
+    prelude: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    size: int = FIRST
+    random: str = ""
+
+    def call(self, context: Context, native: Context, around: list[Any], inputs: list[Any]) -> Any:
+        """Run a body: ``around`` are the captured values in order; return its outputs."""
+        values: list[Any] = [None] * self.size
+        values[CONTEXT], values[NATIVE] = context, native
+        for i, tensor in self.known.items():
+            values[i] = tensor
+        for i, value in zip(self.captured.values(), around, strict=True):
+            values[i] = value
+        for i, value in zip(self.inputs, inputs, strict=True):
+            values[i] = value
+        run(self.steps, values)
+        return [values[i] for i in self.outputs]
 
 
 def run(steps: Sequence[Step], values: list[Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  its usual name
 
 from normsurgery.pytorch.interpreter.elements import FLOATS, torch_dtype
-from normsurgery.pytorch.interpreter.operators.layout import sized
+from normsurgery.pytorch.interpreter.operators.joining import sized
 from normsurgery.pytorch.interpreter.table import Kernel, operator
 
 if TYPE_CHECKING:
