@@ -5,27 +5,25 @@ are integers sees only what flips them. Neither makes a verdict wrong, but the r
 
 A channel of an activation counts as excited once it leaves the flat part of the function on some
 input: for Relu its output is above 0 somewhere, for Clip above its minimum and below its maximum.
-LeakyRelu, PRelu, Elu and the like have no flat part, but two; there it is the positive one. Each
-activation is reduced to a maximum and a minimum per channel inside the graph, so no activation
-leaves onnxruntime. A bound that nothing reaches is told as well: nobody would miss it.
+LeakyRelu, PRelu, Elu and the like have no flat part, but two; there it is the positive one. A
+bound that nothing reaches is told as well: nobody would miss it.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto
 
-from normsurgery import io, runtime, shapes
-from normsurgery.constants import Constant, constant_of
-from normsurgery.dtypes import DOUBLE, FLOAT
+from normsurgery import io, runtime
 from normsurgery.graph import Graph
-from normsurgery.nodes import attribute, float_attribute, label
+from normsurgery.nodes import label
+from normsurgery.validation.extremes import Probe, probed
 
 if TYPE_CHECKING:
     import os
@@ -35,24 +33,6 @@ if TYPE_CHECKING:
 
     Feeds = Mapping[str, np.ndarray]
 
-RECTIFIERS = frozenset(
-    {
-        "Celu",
-        "Clip",
-        "Elu",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Mish",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Softplus",
-        "Swish",
-        "ThresholdedRelu",
-    }
-)
 DISCRETE = frozenset(
     {"ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less",
      "LessOrEqual", "NonMaxSuppression", "NonZero", "Round", "Sign", "TopK"}
@@ -60,9 +40,6 @@ DISCRETE = frozenset(
 _UNMOVED = frozenset(
     {"Cast", "Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
-_BESIDE_MATMUL = frozenset({"Add", "Cast", "Div", "Dropout", "Identity", "Mul", "Sub"})
-_RESHAPES = 5  # operator set from which on Reshape takes its shape as an input
-_AXES_ARE_INPUT = 18
 LOW = 0.5
 """An activation of which less than this share is excited is named."""
 
@@ -153,26 +130,6 @@ class Coverage:
         return {"share": self.share, **asdict(self)}
 
 
-@dataclass
-class _Probe:
-    """An activation, the two graph outputs that tell of it, and its flat values."""
-
-    node: NodeProto
-    most: str
-    least: str
-    low: float
-    high: float
-    excited: np.ndarray | None = None
-    highest: np.ndarray = field(default_factory=lambda: np.array(-inf))
-    lowest: np.ndarray = field(default_factory=lambda: np.array(inf))
-
-    def see(self, results: Mapping[str, np.ndarray]) -> None:
-        """Merge what one input set gave."""
-        self.highest = np.fmax(self.highest, results[self.most].astype(np.float64))
-        self.lowest = np.fmin(self.lowest, results[self.least].astype(np.float64))
-        self.excited = (self.highest > self.low) & (self.lowest < self.high)
-
-
 def coverage(
     model: str | os.PathLike[str], sets: Iterable[Feeds], *, threads: int | None = None
 ) -> Coverage:
@@ -188,7 +145,7 @@ def coverage(
     content = replace(content, proto=proto)
     graph = Graph(content)
     discrete = tuple(v.name for v in proto.graph.output if _is_discrete(graph.main, v.name))
-    probes, unmeasured = _probe(graph.main)
+    probes, unmeasured = probed(graph.main)
     if not probes:
         return Coverage((), (), discrete, tuple(unmeasured))
     shares = []
@@ -212,7 +169,7 @@ def coverage(
     )
 
 
-def _activation(probe: _Probe) -> Activation:
+def _activation(probe: Probe) -> Activation:
     excited = np.zeros(0, bool) if probe.excited is None else probe.excited.reshape(-1)
     silent = tuple(int(i) for i in np.flatnonzero(~excited))
     ends = {"minimum": bool((probe.lowest <= probe.low).any()), "maximum": probe.high == inf}
@@ -220,110 +177,6 @@ def _activation(probe: _Probe) -> Activation:
     idle = tuple(side for side, reached in ends.items() if not reached and excited.size)
     name = probe.node.output[0]
     return Activation(label(probe.node), name, excited.size, int(excited.sum()), silent, idle)
-
-
-def _probe(main: Scope) -> tuple[list[_Probe], list[str]]:
-    """Add reductions behind each activation, and make them the only outputs of the graph."""
-    probes, unmeasured, nodes = [], [], []
-    tensors: list[TensorProto] = []
-    for node in list(main.nodes):
-        nodes.append(_copy(node))
-        if node.op_type not in RECTIFIERS or not main.is_onnx(node):
-            continue
-        bounds = _flat(main, node)
-        rank = shapes.rank(main, node.output[0])
-        vector = rank is not None and rank < 2 and not _is_last(main, node)
-        if bounds is None or main.opset < _RESHAPES or vector:
-            unmeasured.append(label(node))
-            continue
-        made, constants, (most, least) = _reductions(main, node)
-        nodes += made
-        tensors += constants
-        probes.append(_Probe(node, most, least, *bounds))
-    inner = [scope for scope in main.graph.scopes if scope is not main]
-    unmeasured += [label(node) for s in inner for node in s.nodes if node.op_type in RECTIFIERS]
-    graph = main.graph.proto.graph
-    probes = [replace(one, node=_copy(one.node)) for one in probes]
-    del graph.node[:], graph.output[:], graph.value_info[:]
-    del main.graph.proto.training_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-    for one in probes:
-        graph.output.add(name=one.most)  # onnxruntime infers the types
-        graph.output.add(name=one.least)
-    return probes, unmeasured
-
-
-def _flat(main: Scope, node: NodeProto) -> tuple[float, float] | None:
-    """Return the values at and beyond which the output of an activation is stuck."""
-    if node.op_type == "HardSigmoid":
-        return 0.0, 1.0
-    if node.op_type != "Clip":
-        return 0.0, inf
-    if main.opset < 11:
-        return tuple(
-            float_attribute(node, name, other) if attribute(node, name) else other
-            for name, other in (("min", -inf), ("max", inf))
-        )  # type: ignore[return-value]
-    bounds = []
-    for slot, other in ((1, -inf), (2, inf)):
-        given = node.input[slot] if slot < len(node.input) else ""
-        found = constant_of(main, given) if given else None
-        if given and not isinstance(found, Constant):
-            return None
-        bounds.append(float(found.float64().reshape(())) if isinstance(found, Constant) else other)
-    return bounds[0], bounds[1]
-
-
-def _reductions(
-    main: Scope, node: NodeProto
-) -> tuple[list[NodeProto], list[TensorProto], tuple[str, str]]:
-    """Return nodes that reduce an activation to its highest and lowest value per channel.
-
-    Channels are on axis 1, or on the last behind a MatMul. Any rank is taken as (N, C, M), or as
-    (M, C).
-    """
-    new, name = main.graph.unique_name, node.output[0]
-    flat, most, least = (new(f"{name}_{part}") for part in ("flat", "highest", "lowest"))
-    nodes, tensors = [], []
-    if _is_last(main, node):
-        nodes.append(helper.make_node("Flatten", [name], [flat], axis=-1))
-        axes = [0]
-    else:
-        to = new(f"{name}_shape")
-        tensors.append(numpy_helper.from_array(np.array([0, 0, -1]), to))
-        nodes.append(helper.make_node("Reshape", [name, to], [flat]))
-        axes = [0, 2]
-    if shapes.elem_type(main, name) not in {FLOAT, DOUBLE}:  # few types have kernels
-        wide = new(f"{name}_float32")
-        nodes.append(helper.make_node("Cast", [flat], [wide], to=TensorProto.FLOAT))
-        flat = wide
-    over: list[str] = []
-    attributes: dict[str, Any] = {"axes": axes, "keepdims": 0}
-    if main.opset >= _AXES_ARE_INPUT:
-        over = [new(f"{name}_axes")]
-        tensors.append(numpy_helper.from_array(np.array(axes, np.int64), over[0]))
-        del attributes["axes"]
-    for kind, made in (("ReduceMax", most), ("ReduceMin", least)):
-        nodes.append(helper.make_node(kind, [flat, *over], [made], **attributes))
-    return nodes, tensors, (most, least)
-
-
-def _is_last(main: Scope, node: NodeProto) -> bool:
-    """Whether channels are on the last axis: a MatMul is behind it, by elementwise nodes alone."""
-    if main.opset < 11:  # Flatten takes no negative axis
-        return False
-    name = node.input[0]
-    for _ in range(16):
-        maker = main.producer.get(name)
-        if maker is None or not main.is_onnx(maker):
-            return False
-        if maker.op_type == "MatMul":
-            return True
-        if maker.op_type not in _BESIDE_MATMUL:
-            return False
-        name = next((x for x in maker.input if x in main.producer), "")
-    return False
 
 
 def _is_discrete(main: Scope, name: str) -> bool:
@@ -338,9 +191,3 @@ def _is_discrete(main: Scope, name: str) -> bool:
             return False
         name = maker.input[0]
     return False
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
