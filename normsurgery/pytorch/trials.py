@@ -21,7 +21,7 @@ from normsurgery.validation.comparison import Comparison, Status
 from normsurgery.validation.distances import distance, masks_differ, rms
 from normsurgery.validation.inputs import generate
 from normsurgery.validation.opinions import AGAIN
-from normsurgery.validation.shapes import InputSpec
+from normsurgery.validation.specs import InputSpec
 from normsurgery.validation.ulps import one_ulp
 
 if TYPE_CHECKING:

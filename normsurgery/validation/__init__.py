@@ -6,11 +6,12 @@ float64 oracle as the reference itself is, times a small bound (``verdict``).
 
 from __future__ import annotations
 
-from normsurgery.validation.api import check, validate
+from normsurgery.validation.api import validate
 from normsurgery.validation.certificate import LocalCertificate, certify
 from normsurgery.validation.coverage import Coverage, coverage
 from normsurgery.validation.diverging import Course
 from normsurgery.validation.drift import Drift, drift
+from normsurgery.validation.isolated import check
 from normsurgery.validation.plan import Plan
 from normsurgery.validation.report import ProviderRun, Validation
 from normsurgery.validation.result import Parity

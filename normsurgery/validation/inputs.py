@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from normsurgery.validation.shapes import InputSpec
+    from normsurgery.validation.specs import InputSpec
 
 KINDS = ("normal", "uniform", "smooth", "large", "small", "constant")
 """The distributions, in the order in which sets use them:

@@ -10,7 +10,8 @@ import numpy as np
 
 from normsurgery.errors import NormSurgeryError
 from normsurgery.validation.inputs import KINDS, generate
-from normsurgery.validation.shapes import InputSpec, fit, resolve, smaller, specs
+from normsurgery.validation.shapes import fit, resolve, smaller
+from normsurgery.validation.specs import InputSpec, specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ import normsurgery
 from normsurgery import isolation
 from normsurgery.errors import CrashError, InvalidModelError
 from normsurgery.isolation import Step
-from normsurgery.validation import api, check, evidence
+from normsurgery.validation import check, evidence
 from normsurgery.validation.comparison import Status
 
 quick = functools.partial(normsurgery.validate, isolate=False, optimized=False, sets=2)
@@ -129,7 +129,7 @@ def test_evidence_that_crashes_leaves_the_verdict(monkeypatch):
     call = isolation.call
 
     def crash(function, *args, **kwargs):
-        if function is api.collect:
+        if function is evidence.collect:
             raise CrashError("it crashed", Step("comparing coefficients"))
         return call(function, *args, **kwargs)
 

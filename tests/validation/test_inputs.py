@@ -9,7 +9,8 @@ from validation.nets import conv_bn_net, graph
 from normsurgery.errors import InvalidModelError, NormSurgeryError, UsageError
 from normsurgery.validation.inputs import KINDS, generate
 from normsurgery.validation.sets import flatten, input_sets
-from normsurgery.validation.shapes import fit, resolve, specs
+from normsurgery.validation.shapes import fit, resolve
+from normsurgery.validation.specs import specs
 from normsurgery.validation.verdict import parity
 
 

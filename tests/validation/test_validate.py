@@ -23,8 +23,9 @@ from normsurgery.errors import (
 )
 from normsurgery.isolation import Step
 from normsurgery.providers import CPU, CUDA
-from normsurgery.validation import api, truth
+from normsurgery.validation import api, isolated, truth
 from normsurgery.validation.comparison import Status
+from normsurgery.validation.plan import Plan
 from normsurgery.validation.setups import Setup, setups
 
 
@@ -328,11 +329,11 @@ def test_setups_of_a_provider():
 def test_a_truth_is_computed_once_for_all_providers(net, tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(net, str(path))
-    common = {"reference": path, "candidate": path, "plan": api.Plan(sets=2), "needed": (CPU, CPU)}
-    first, known = api.judge(**common, setups=(Setup(),), known={})
+    common = {"reference": path, "candidate": path, "plan": Plan(sets=2), "needed": (CPU, CPU)}
+    first, known = isolated.judge(**common, setups=(Setup(),), known={})
     assert set(known) == set(first[0].sets)
     wrong = {label: {"scores": 1.001 * o["scores"]} for label, o in known.items()}
-    again, _ = api.judge(**common, setups=(Setup(),), known=wrong)
+    again, _ = isolated.judge(**common, setups=(Setup(),), known=wrong)
     assert again[0].outputs != first[0].outputs  # it took what it was given
 
 
