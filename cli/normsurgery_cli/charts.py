@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normsurgery_cli.html import Markup, number, table, tag, text
+from normsurgery_cli.scales import HUGE, Scale, linear, logarithmic, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 WIDTH, HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 42
 _DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 4", "12 4")
 _MARKED = 120  # points of a series beyond which only its line is drawn
-_HUGE = 1e290  # plots reach no further, either way
 _LISTED = 600  # rows of numbers beyond which the table is cut
 
 
@@ -30,14 +30,6 @@ class Series:
 
     name: str
     values: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """From a value to a coordinate: ``ticks`` with their labels, ``place`` clamps."""
-
-    ticks: list[tuple[float, str]]
-    place: Callable[[float], float]
 
 
 def line_plot(
@@ -63,10 +55,10 @@ def line_plot(
     rules = list(rules)
     points = max((len(one.values) for one in series), default=0)
     places = [float(i) for i in range(points)] if x is None else list(x)
-    across = _linear(places, _LEFT, WIDTH - _RIGHT, whole=x is None)
+    across = linear(places, _LEFT, WIDTH - _RIGHT, whole=x is None)
     known = [v for one in series for v in one.values if v is not None and not math.isnan(v)]
     known += [value for _, value in rules]
-    make = _logarithmic if log else _linear
+    make = logarithmic if log else linear
     up = make(known, HEIGHT - _BOTTOM, _TOP)
     parts = [_axes(across, up, x_label, y_label)]
     parts += [_rule(name, value, up) for name, value in rules]
@@ -92,9 +84,9 @@ def histogram(
     y_label: str = "count",
 ) -> Markup:
     """Return bars of ``counts`` between neighbouring ``edges``, which are one more."""
-    across = _linear(list(edges), _LEFT, WIDTH - _RIGHT)
+    across = linear(list(edges), _LEFT, WIDTH - _RIGHT)
     whole = all(float(count).is_integer() for count in counts)
-    up = _linear([0.0, *counts], HEIGHT - _BOTTOM, _TOP, whole=whole)
+    up = linear([0.0, *counts], HEIGHT - _BOTTOM, _TOP, whole=whole)
     parts = [_axes(across, up, x_label, y_label)]
     for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
         x0, x1, y = across.place(left), across.place(right), up.place(count)
@@ -112,8 +104,8 @@ def histogram(
 
 def binned(values: Iterable[float], bins: int = 20) -> tuple[list[float], list[float]]:
     """Return edges and counts of the finite values in bins of equal width."""
-    finite = [min(max(float(v), -_HUGE), _HUGE) for v in values if math.isfinite(v)]
-    low, high = _span(finite)
+    finite = [min(max(float(v), -HUGE), HUGE) for v in values if math.isfinite(v)]
+    low, high = span(finite)
     counts = [0.0] * bins
     for value in finite:
         counts[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
@@ -148,8 +140,8 @@ def _drawn(
     one: Series,
     places: Sequence[float],
     labels: Sequence[str],
-    across: _Scale,
-    up: _Scale,
+    across: Scale,
+    up: Scale,
 ) -> list[Markup]:
     """Return the line of a series, broken at gaps, and its points."""
     colour = f"var(--s{index % len(_DASHES)})"
@@ -171,7 +163,7 @@ def _drawn(
     return [tag("path", d=" ".join(path), class_="stroke", style=style), *dots]
 
 
-def _axes(across: _Scale, up: _Scale, x_label: str, y_label: str) -> Markup:
+def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> Markup:
     low = HEIGHT - _BOTTOM
     parts = []
     for value, name in up.ticks:
@@ -189,7 +181,7 @@ def _axes(across: _Scale, up: _Scale, x_label: str, y_label: str) -> Markup:
     return Markup("".join(parts))
 
 
-def _rule(name: str, value: float, up: _Scale) -> Markup:
+def _rule(name: str, value: float, up: Scale) -> Markup:
     y = _f(up.place(value))
     line = tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="rule")
     at = {"x": WIDTH - _RIGHT - 2, "y": _f(float(y) - 4)}
@@ -211,74 +203,6 @@ def _legend(names: Sequence[str]) -> Markup:
 def _numbers(columns: Sequence[str], rows: list[list[str | float | None]]) -> Markup:
     cut = f" (the first {_LISTED} of {len(rows)})" if len(rows) > _LISTED else ""
     return tag("details", tag("summary", f"Numbers{cut}"), table(columns, rows[:_LISTED]))
-
-
-def _linear(values: Sequence[float], start: float, end: float, *, whole: bool = False) -> _Scale:
-    """Return a scale of round steps that covers the values."""
-    low, high = _span(values)
-    step = _round_step((high - low) / 5, whole=whole)
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    # A horizontal axis ends where its points end, a vertical one at a tick.
-    edges = (low, high) if start < end else (first * step, last * step)
-    ticks = [(i * step, number(float(f"{i * step:.9g}"))) for i in range(first, last + 1)]
-    within = [(v, name) for v, name in ticks if edges[0] <= v <= edges[1]]
-    return _Scale(within, _placing(edges, start, end, lambda v: v))
-
-
-def _span(values: Iterable[float]) -> tuple[float, float]:
-    """Return the lowest and highest finite value, apart from each other in any case."""
-    known = [min(max(v, -_HUGE), _HUGE) for v in values if math.isfinite(v)]
-    low, high = min(known, default=0.0), max(known, default=1.0)
-    size = max(abs(low), abs(high))
-    if size < 1 / _HUGE:
-        return 0.0, 1.0
-    if high - low <= 1e-9 * size:
-        return low - 0.1 * size, high + 0.1 * size
-    return low, high
-
-
-def _logarithmic(values: Sequence[float], start: float, end: float) -> _Scale:
-    """Return a scale of powers of ten; one more tick at the bottom for values of 0 and less."""
-    positive = [min(max(v, 1 / _HUGE), _HUGE) for v in values if 0 < v < math.inf]
-    low = math.floor(math.log10(min(positive, default=1.0)))
-    high = max(math.ceil(math.log10(max(positive, default=1.0))), low + 1)
-    zero = any(v <= 0 for v in values)
-    low -= zero
-    every = max(1, math.ceil((high - low) / 6))
-    ticks = [(10.0**e, _power(e)) for e in range(high, low - (not zero), -every)]
-    ticks = [(v, name) for v, name in ticks if v > 10.0**low or not zero]
-    if zero:
-        ticks.append((10.0**low, "≤ 0"))
-    floor = 10.0**low
-    return _Scale(ticks, _placing((low, high), start, end, lambda v: math.log10(max(v, floor))))
-
-
-def _placing(
-    edges: tuple[float, float], start: float, end: float, of: Callable[[float], float]
-) -> Callable[[float], float]:
-    low, high = edges
-
-    def place(value: float) -> float:
-        share = (min(max(of(value), low), high) - low) / (high - low)
-        return start + share * (end - start)
-
-    return place
-
-
-def _round_step(least: float, *, whole: bool) -> float:
-    """Return the smallest of 1, 2 or 5 times a power of ten that is no less than ``least``."""
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= least * (1 - 1e-9))
-    return max(step, 1.0) if whole else step
-
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def _power(exponent: int) -> str:
-    small = {0: "1", 1: "10", 2: "100", -1: "0.1"}
-    return small.get(exponent, "10" + str(exponent).translate(_SUPERSCRIPT))
 
 
 def _range(values: Sequence[float]) -> str:

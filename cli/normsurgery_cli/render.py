@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.errors import printable
+from normsurgery_cli.tables import Row, show
 
 if TYPE_CHECKING:
     from normsurgery import (
@@ -21,22 +20,6 @@ if TYPE_CHECKING:
     )
     from normsurgery.inspection import Range
     from normsurgery.validation import Parity
-
-Row = tuple[str, ...]
-COLOURS = {
-    "converted": "green",
-    "folded": "green",
-    "merged": "green",
-    "kept": "yellow",
-    "passed": "green",
-    "FAILED": "red",
-    "inconclusive": "yellow",
-    "unfolded": "green",
-    "recalibrated": "green",
-    "left": "yellow",
-    "ok": "green",
-    "absent": "yellow",
-}
 
 
 def to_json(value: dict[str, Any]) -> str:
@@ -83,7 +66,7 @@ def fold_report(source: str, output: str | None, result: FoldResult, parity: Par
         lines.append(f"certificate: {count} coefficients, {worst:.3f} ulp from float64 at most")
     lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
-    _show(("node", "", "into, or the first obstacle"), rows, lines, to_stderr=output == "-")
+    show(("node", "", "into, or the first obstacle"), rows, lines, to_stderr=output == "-")
 
 
 def unfold_report(
@@ -103,7 +86,7 @@ def unfold_report(
     lines = [f"{source}: {count} BatchNormalization put in, statistics of {report.samples} samples"]
     lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
-    _show(("layer", "C", "", "of its output, or why not"), rows, lines, to_stderr=output == "-")
+    show(("layer", "C", "", "of its output, or why not"), rows, lines, to_stderr=output == "-")
 
 
 def recalibrate_report(source: str, output: str | None, result: RecalibrateResult) -> None:
@@ -121,7 +104,7 @@ def recalibrate_report(source: str, output: str | None, result: RecalibrateResul
     line = f"{source}: {len(report.recalibrated)} BatchNormalization, statistics of "
     line += f"{report.samples} samples, mode {report.mode}, {passes}{shared}"
     lines = [line, "nothing written (dry run)" if output is None else f"wrote {output}"]
-    _show(("normalization", "C", "", "moved, or why not"), rows, lines, to_stderr=output == "-")
+    show(("normalization", "C", "", "moved, or why not"), rows, lines, to_stderr=output == "-")
 
 
 def inspection(source: str, found: Inspection) -> None:
@@ -143,7 +126,7 @@ def inspection(source: str, found: Inspection) -> None:
     if found.inlined:
         lines.append(f"listed at their calls: functions {', '.join(found.inlined)}")
     columns = ("normalization", "kind", "C", "scale", "mean", "var", "convert", "", "fold")
-    _show(columns, rows, lines)
+    show(columns, rows, lines)
 
 
 def validation(reference: str, candidate: str, found: Validation) -> None:
@@ -154,7 +137,7 @@ def validation(reference: str, candidate: str, found: Validation) -> None:
             (o.name, _number(o.error), _number(o.worst), _percent(o.top1), o.note)
             for o in found.drift.outputs
         ]
-        _show(("output", "error / rms", "worst set", "top-1 agreement", ""), drifts, lines)
+        show(("output", "error / rms", "worst set", "top-1 agreement", ""), drifts, lines)
         return
     rows: list[Row] = []
     for run in found.runs:
@@ -166,7 +149,7 @@ def validation(reference: str, candidate: str, found: Validation) -> None:
             )
             row = (output.name, run.provider, status, _number(output.ratio), *beside)
             rows.append((*row, *[""] * (5 - len(row)), output.note))
-    _show(("output", "on", "", "ratio", "optimized", ""), rows, lines)
+    show(("output", "on", "", "ratio", "optimized", ""), rows, lines)
 
 
 def diagnosis(found: Diagnosis) -> None:
@@ -189,7 +172,7 @@ def diagnosis(found: Diagnosis) -> None:
         lines.append(f"onnxruntime was built with {', '.join(found.providers)}")
     if found.nvidia.driver:
         lines.append(f"NVIDIA: driver {found.nvidia.driver}, {found.nvidia.devices} devices")
-    _show(("", "", "found", "mend it with"), rows, lines)
+    show(("", "", "found", "mend it with"), rows, lines)
 
 
 def _number(value: float | None) -> str:
@@ -202,36 +185,7 @@ def _percent(value: float | None) -> str:
 
 def lines(texts: list[str], *, to_stderr: bool = False) -> None:
     """Print lines alone."""
-    _show((), [], texts, to_stderr=to_stderr)
-
-
-def _show(columns: Row, rows: list[Row], lines: list[str], *, to_stderr: bool = False) -> None:
-    """Print a table and lines below it: with colours and folded on a terminal, else plain."""
-    target = sys.stderr if to_stderr else sys.stdout
-    rows = [tuple(printable(cell) for cell in row) for row in rows]
-    if rows and target.isatty():
-        _rich(columns, rows, to_stderr=to_stderr)
-    elif rows:
-        widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns) - 1)]
-        for row in (columns, *rows):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            target.write("  ".join((*cells, row[-1])).rstrip() + "\n")
-    target.writelines(printable(line) + "\n" for line in lines)
-    target.flush()
-
-
-def _rich(columns: Row, rows: list[Row], *, to_stderr: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        colours = [COLOURS.get(cell, "default") for cell in row]
-        table.add_row(*(f"[{c}]{escape(cell)}[/]" for c, cell in zip(colours, row, strict=True)))
-    Console(stderr=to_stderr, highlight=False).print(table)
+    show((), [], texts, to_stderr=to_stderr)
 
 
 def _range(values: Range | None) -> str:
@@ -296,4 +250,4 @@ def convert_report(
         lines.append(f"parity: {parity}" if isinstance(parity, str) else parity.line())
     lines.append("nothing written (dry run)" if output is None else f"wrote {output}")
     columns = ("node", "", "to", "groups", "start, or why it stays")
-    _show(columns, rows, lines, to_stderr=output == "-")
+    show(columns, rows, lines, to_stderr=output == "-")
