@@ -19,8 +19,10 @@ from normsurgery.validation.sets import InputSet, flatten
 from normsurgery.validation.setups import FLOAT64, Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from normsurgery.validation.plan import Plan
     from normsurgery.validation.setups import Running
@@ -95,6 +97,7 @@ def _judge_sets(
     """
     found: dict[str, list[Comparison]] = {}
     reason = ""
+    asks = _asks(bench.candidate)
     for number, one in enumerate(bench.chosen):
         bench.tell(f"making set {number + 1}", "reference", number)
         feeds = one.make()
@@ -102,11 +105,13 @@ def _judge_sets(
         reference = flatten(ours.run(feeds))
         bench.tell(f"running the candidate on set {number + 1}", "candidate", number)
         try:
-            candidate = flatten(theirs.run(feeds))
+            unlike = asks(feeds)
+            candidate = {} if unlike else flatten(theirs.run(feeds))
         except NormSurgeryError as failure:
-            note = f"the candidate does not run: {failure}"
+            unlike = f"the candidate does not run: {failure}"
+        if unlike:
             for name in reference:
-                found.setdefault(name, []).append(Comparison(Status.FAILED, note=note))
+                found.setdefault(name, []).append(Comparison(Status.FAILED, note=unlike))
             continue
         shared = [name for name in reference if name in candidate]
         for name in {**reference, **candidate}:
@@ -136,3 +141,26 @@ def _judge_sets(
     if reason and bench.setup.provider != FLOAT64:
         reason = f"no float64 oracle: {reason}"
     return outputs, yardsticks, reason
+
+
+def _asks(path: Path) -> Callable[[Mapping[str, np.ndarray]], str]:
+    """Says which inputs a model has that nobody fills, or which it has not; "" where all fit."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    filled = {tensor.name for tensor in graph.initializer}
+    filled |= {tensor.values.name for tensor in graph.sparse_initializer}
+    known = [value.name for value in graph.input]
+
+    def unlike(feeds: Mapping[str, np.ndarray]) -> str:
+        more = [name for name in known if name not in filled and name not in feeds]
+        lost = [name for name in feeds if name not in known]
+        if more:
+            return f"the candidate wants {_some(more)}, which the reference does not"
+        return f"the candidate has no {_some(lost)}" if lost else ""
+
+    return unlike
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - 1
+    rest = f" and {more} more input{'s' if more > 1 else ''}" if more else ""
+    return f"input {names[0]!r}{rest}"

@@ -31,17 +31,28 @@ def generate(
     shapes: Mapping[str, tuple[int, ...]],
     kind: str,
     rng: np.random.Generator,
+    lengths: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """One input set of distribution `kind` (of `KINDS`).
 
     Integers are pixels over the whole range of 8-bit types, indices into the table or the value
     that they look up, or 0 and 1; those of rank 0 and 1 are 1, since they tend to be sizes.
+    lengths: of the longest sequence, for inputs that tell how long each of a batch is; the first is
+    so long, the others are at most.
     """
-    return {spec.name: _fill(spec, shapes[spec.name], kind, rng) for spec in wanted}
+    longest = lengths or {}
+    return {
+        spec.name: _fill(spec, shapes[spec.name], kind, rng, longest.get(spec.name))
+        for spec in wanted
+    }
 
 
 def _fill(
-    spec: InputSpec, shape: tuple[int, ...], kind: str, rng: np.random.Generator
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    kind: str,
+    rng: np.random.Generator,
+    longest: int | None,
 ) -> np.ndarray:
     dtype = helper.tensor_dtype_to_np_dtype(spec.elem_type)
     if dtype.kind == "b":
@@ -49,6 +60,8 @@ def _fill(
     if dtype.kind in "iu":
         if spec.elem_type in _PIXELS:
             return rng.integers(*_PIXELS[spec.elem_type], shape).astype(dtype)
+        if longest is not None:
+            return np.array([longest, *rng.integers(1, longest + 1, shape[0] - 1)], dtype)
         if len(shape) < 2 and spec.rows is None:
             return np.ones(shape, dtype)
         return rng.integers(0, spec.rows or 2, shape).astype(dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from normsurgery.errors import NormSurgeryError
 from normsurgery.validation.inputs import KINDS, generate
 from normsurgery.validation.shapes import fit, resolve, smaller
-from normsurgery.validation.specs import InputSpec, specs
+from normsurgery.validation.specs import InputSpec, is_index, specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,11 +68,12 @@ def input_sets(
         small = _smaller(wanted, attempt, single, 1, shapes)
         same = double == single
         pairs[1] = small, small if same else _smaller(wanted, attempt, double, batch, shapes)
+    measured = _measured(wanted, attempt, single)
     for index in range(count):
         swapped = (index + index // len(KINDS)) % 2
         chosen = pairs[index // len(KINDS) % 2][swapped]
         kind = KINDS[index % len(KINDS)]
-        make = functools.partial(_generate, wanted, chosen, kind, seed + index)
+        make = functools.partial(_generate, wanted, chosen, kind, seed + index, measured)
         described = ", ".join(f"{name} {shape}" for name, shape in chosen.items())
         yield InputSet(f"{kind}, seed {seed + index}, {described}", make)
 
@@ -136,10 +137,42 @@ def _smaller(
     return smaller(wanted, attempt_in, found, batch=batch, shapes=shapes)
 
 
+def _measured(
+    wanted: Sequence[InputSpec],
+    attempt: Callable[[dict[str, np.ndarray]], object],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[str, int]]:
+    """Which inputs tell the lengths of a batch's sequences: of which other input, along which axis.
+
+    One integer per element of the batch, none of them an index. It is a length if the model runs
+    with the size of an axis of another input of that batch; 1 would leave all but one step unseen.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for spec in wanted:
+        batch = spec.shape[0] if len(spec.shape) == 1 else 0
+        if not isinstance(batch, str) or spec.rows is not None or not is_index(spec.elem_type):
+            continue
+        others = [one for one in wanted if len(one.shape) > 1 and one.shape[0] == batch]
+        for name, axis in {(one.name, axis): None for one in others for axis in (1, -1)}:
+            tried = found | {spec.name: (name, axis)}
+            try:
+                attempt(_generate(wanted, shapes, "normal", 0, tried))
+            except NormSurgeryError:
+                continue
+            found = tried
+            break
+    return found
+
+
 def _generate(
-    wanted: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], kind: str, seed: int
-) -> Feeds:
-    return generate(wanted, shapes, kind, np.random.default_rng(seed))
+    wanted: Sequence[InputSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    kind: str,
+    seed: int,
+    measured: Mapping[str, tuple[str, int]],
+) -> dict[str, np.ndarray]:
+    lengths = {name: shapes[of][axis] for name, (of, axis) in measured.items()}
+    return generate(wanted, shapes, kind, np.random.default_rng(seed), lengths)
 
 
 def _label(title: str, feeds: Feeds) -> str:

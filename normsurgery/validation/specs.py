@@ -72,7 +72,7 @@ def specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
                 tensor.elem_type,
                 shape,
                 channels=next(_channels(info.name, readers, dims), None),
-                rows=min(rows(info.name), default=None) if _is_index(tensor.elem_type) else None,
+                rows=min(rows(info.name), default=None) if is_index(tensor.elem_type) else None,
             )
         )
     return tuple(made)
@@ -90,7 +90,8 @@ def _channels(
             yield weight[0]
 
 
-def _is_index(elem_type: int) -> bool:
+def is_index(elem_type: int) -> bool:
+    """Whether a type is one that indices have."""
     return elem_type in {TensorProto.INT32, TensorProto.INT64}
 
 

@@ -164,6 +164,54 @@ def test_integers_and_booleans_are_in_range():
     assert set(np.unique(got["m"])) <= {0, 1}
 
 
+def test_lengths_of_sequences_reach_the_longest():
+    """With 1 for each, all steps but the first are masked, and what is wrong there would pass."""
+    model = graph("""g (float[N,T,2] x, int64[N] long, int64[N] sizes, int64[N] row, int64 one)
+        => (float[?] y, float[?] z, float[?] r) {
+        c = Constant<value_ints = [0]>()
+        u = Unsqueeze(c, c)
+        y = ReduceSum(x, u)
+        z = Relu(x)
+        r = Gather(t, row)
+    }""", t=np.zeros((5, 2), np.float32))  # fmt: skip
+
+    def attempt(feeds):  # such as a mask made of the largest length
+        if feeds["long"].max() > feeds["x"].shape[1] or feeds["sizes"].max() > 1:
+            raise InvalidModelError("no")
+
+    found = [one.make() for one in input_sets(model, attempt, 12, 0, batch=4)]
+    steps = {feeds["x"].shape[1] for feeds in found}
+    assert len(steps) == 2  # the second round is shorter
+    for feeds in found:
+        assert feeds["long"][0] == feeds["x"].shape[1]
+        assert feeds["long"].min() >= 1
+        assert feeds["long"].dtype == np.int64
+        assert (feeds["sizes"] == 1).all()
+        assert feeds["row"].max() < 5
+        assert feeds["one"] == 1
+    assert len({int(n) for feeds in found for n in feeds["long"]}) > 6
+
+
+def test_a_recurrent_weight_is_seen_behind_lengths(tmp_path):
+    """A GRU over packed sequences: with steps of one, its recurrent weights say nothing."""
+    rng = np.random.default_rng(0)
+    shapes = {"W": (1, 12, 2), "R": (1, 12, 4), "b": (1, 24)}
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    text = """g (float[N,T,2] x, int64[N] long) => (float[?] y) {
+        t = Transpose<perm = [1, 0, 2]>(x)
+        l = Cast<to = 6>(long)
+        y, h = GRU<hidden_size = 4>(t, W, R, b, l)
+    }"""
+    wrong = {**weights, "R": np.roll(weights["R"], 4, axis=1)}
+    paths = tmp_path / "reference.onnx", tmp_path / "candidate.onnx"
+    for path, kept in zip(paths, (weights, wrong), strict=True):
+        onnx.save(graph(text, **kept), path)
+    found = parity(*paths, sets=2)
+    assert found.oracle == "float64"
+    assert not found.ok
+    assert parity(paths[0], paths[0], sets=2).ok
+
+
 def test_sequences_and_maps_are_flattened():
     one = np.ones(1)
     found = flatten({"a": one, "s": [one, one], "d": [{1: one}], "e": [{1: 0.5}, {2: 0.5}]})

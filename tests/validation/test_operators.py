@@ -15,7 +15,7 @@ from validation.nets import graph
 
 from normsurgery import runtime
 from normsurgery.validation import oracle
-from normsurgery.validation.budget import Budget
+from normsurgery.validation.budget import Budget, NoOracleError
 from normsurgery.validation.evaluator import evaluator
 from normsurgery.validation.operators import implementations
 
@@ -306,3 +306,73 @@ def test_one_hot_as_onnxruntime_does_it(tmp_path, axis, depth):
     expected = runtime.run(runtime.session(tmp_path / "model.onnx"), {"x": x})["y"]
     found = oracle.run(oracle.load(tmp_path / "model.onnx"), {"x": x})["y"]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [None, (5, 1, 3)])
+def test_recurrent_layers_as_onnxruntime_does_them(tmp_path, op, direction, lengths):
+    """Sequences of unlike length end each at its own step, and go backwards from there."""
+    rng = np.random.default_rng(7)
+    ways, gates = 1 + (direction == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    shapes = [(5, 3, 2), (ways, gates * 4, 2), (ways, gates * 4, 4), (ways, 2 * gates * 4)]
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    arrays.append(np.array((5, 5, 5) if lengths is None else lengths, np.int32))
+    states = 1 + (op == "LSTM")
+    arrays += [rng.standard_normal((ways, 3, 4)) for _ in range(states)]
+    if op == "LSTM":
+        arrays.append(rng.standard_normal((ways, 12)))  # peepholes
+    model = one_node(op, arrays, outputs=1 + states, hidden_size=4, direction=direction)
+    for info in model.graph.output:
+        info.type.tensor_type.elem_type = TensorProto.DOUBLE
+    if lengths is None:
+        model.graph.node[0].input[4] = ""
+        del model.graph.input[4], arrays[4]
+    expected = by_onnxruntime(tmp_path, model, arrays)
+    for mine, other in zip(ours(model, arrays), expected, strict=True):
+        assert mine.dtype == np.float64
+        np.testing.assert_allclose(mine, other, atol=2e-6)
+
+
+@pytest.mark.parametrize("op", ["GRU", "LSTM"])
+def test_recurrent_layers_of_other_activations(tmp_path, op):
+    rng = np.random.default_rng(8)
+    gates, names = (3, ["Softsign", "Relu"]) if op == "GRU" else (4, ["Sigmoid", "Relu", "Tanh"])
+    arrays = [rng.standard_normal(s) for s in [(4, 3, 2), (1, gates * 4, 2), (1, gates * 4, 4)]]
+    model = one_node(op, arrays, hidden_size=4, activations=names)
+    expected = by_onnxruntime(tmp_path, model, arrays)
+    np.testing.assert_allclose(ours(model, arrays)[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("linear", [0, 1])
+def test_gru_resets_before_or_behind_its_product(tmp_path, linear):
+    rng = np.random.default_rng(9)
+    arrays = [rng.standard_normal(s) for s in [(4, 3, 2), (1, 12, 2), (1, 12, 4), (1, 24)]]
+    model = one_node("GRU", arrays, hidden_size=4, linear_before_reset=linear)
+    expected = by_onnxruntime(tmp_path, model, arrays)
+    np.testing.assert_allclose(ours(model, arrays)[0], expected[0], atol=2e-6)
+
+
+def test_recurrent_layers_with_the_batch_first():
+    """Of the three, onnxruntime has no kernel for it: the transposed node is the expectation."""
+    rng = np.random.default_rng(10)
+    x, W, R = (rng.standard_normal(shape) for shape in [(3, 5, 2), (2, 16, 2), (2, 16, 4)])
+    same = {"hidden_size": 4, "direction": "bidirectional", "outputs": 3}
+    first = ours(one_node("LSTM", [x, W, R], layout=1, **same), [x, W, R])
+    steps = [x.swapaxes(0, 1), W, R]
+    expected = ours(one_node("LSTM", steps, **same), steps)
+    np.testing.assert_array_equal(first[0], expected[0].transpose(2, 0, 1, 3))
+    for one, other in zip(first[1:], expected[1:], strict=True):
+        np.testing.assert_array_equal(one, other.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "length"),
+    [({"clip": 1.0}, 2), ({"activations": ["Affine", "Tanh"]}, 2), ({}, 0), ({}, 5)],
+)
+def test_what_no_recurrent_layer_has_in_float64_is_refused(attributes, length):
+    """A wrong truth is worse than none."""
+    arrays = [np.ones((4, 1, 2)), np.ones((1, 12, 2)), np.ones((1, 12, 4)), np.ones((1, 24))]
+    arrays.append(np.array([length], np.int32))
+    with pytest.raises(NoOracleError, match="recurrent layer"):
+        ours(one_node("GRU", arrays, hidden_size=4, **attributes), arrays)

@@ -159,7 +159,14 @@ def test_infinities_must_have_the_same_sign():
         ("g (float[4] x) => (float[1,4] y) {r = Relu(x) a = Constant<value_ints = [0]>() "
          "y = Unsqueeze(r, a)}", "shape"),
         ("g (float[4] x) => (double[4] y) {r = Relu(x) y = Cast<to = 11>(r)}", "type"),
-        ("g (float[4] z) => (float[4] y) {y = Relu(z)}", "does not run"),
+        ("g (float[4] z) => (float[4] y) {y = Relu(z)}",
+         "the candidate wants input 'z', which the reference does not"),
+        ("g (float[4] x, float[4] a, float[4] b) => (float[4] y) {y = Sum(x, a, b)}",
+         "the candidate wants input 'a' and 1 more input, which the reference does not"),
+        ("g () => (float[4] y) {y = Constant<value = float[4] {1, 2, 3, 4}>()}",
+         "the candidate has no input 'x'"),
+        ("g (float[4] x) => (float[4] y) {s = Constant<value_ints = [3]>() r = Reshape(x, s) "
+         "y = Relu(r)}", "does not run"),
         ("g (float[4] x) => (float[4] y) {y = Nonsense(x)}", "does not load"),
     ],
 )  # fmt: skip
