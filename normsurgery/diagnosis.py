@@ -165,7 +165,7 @@ def _cuda(wheels: dict[str, str], built: tuple[str, ...], nvidia: Nvidia, troubl
     """A session on CUDA starts, runs its nodes there and gives the right numbers."""
     mend = providers.INSTALL[providers.CUDA]
     if trouble or len(wheels) > 1:
-        text = trouble or "it cannot be trusted while two wheels are installed over each other"
+        text = trouble or f"{' and '.join(wheels)} are installed over each other"
         return Finding("cuda", False, text, mend)
     if providers.CUDA not in built:
         text = f"{next(iter(wheels))} was built without CUDA"

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,5 +239,5 @@ def _from_ort(value: Any) -> Any:
 
     # onnxruntime has no NumPy type for these and hands out the address alone.
     dtype = _EXTENSION_TYPES[number]
-    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    raw = ctypes.string_at(value.data_ptr(), math.prod(value.shape()) * dtype.itemsize)
     return np.frombuffer(raw, dtype).reshape(value.shape())
