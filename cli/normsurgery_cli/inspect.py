@@ -16,6 +16,7 @@ def command(model: str, as_json: bool, freeze_inputs: bool) -> None:
 
     That is what fold does with it, and what convert does by default: the target, the number of
     groups and the channels of one, or the name of the reason why it stays (in full with --json).
+    Norms that an exporter took apart are listed at their last node, as decomposed.
     MODEL may be - for standard input.
     """
     import normsurgery

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         UnfoldResult,
         Validation,
     )
-    from normsurgery.inspection import Range
+    from normsurgery.inspection import Norm, Range
     from normsurgery.validation import Parity
 
 
@@ -116,17 +116,33 @@ def inspection(source: str, found: Inspection) -> None:
         channels = "?" if norm.channels is None else str(norm.channels)
         mark = "folds" if norm.outcome == "folds" else "kept"
         convert = norm.convert_detail if norm.convert == "converts" else f"no: {norm.convert}"
-        rows.append((norm.node, norm.op_type, channels, *ranges, convert, mark, outcome))
+        if norm.parts is not None:
+            outcome += f"; {norm.parts.count} nodes from `{norm.parts.first}`"
+        rows.append((norm.node, _kind(norm), channels, *ranges, convert, mark, outcome))
     folds = sum(norm.outcome == "folds" for norm in found.norms)
     converts = sum(norm.convert == "converts" for norm in found.norms)
     line = f"{source}: {found.nodes} nodes, opset {found.opset}, IR {found.ir_version}"
     line += f", made by {found.producer}" if found.producer else ""
-    line += f"; {len(found.norms)} normalizations, {folds} fold, {converts} convert"
+    line += f"; {found.whole} normalizations"
+    line += f" and {found.decomposed} taken apart" if found.decomposed else ""
+    line += f", {folds} fold, {converts} convert"
     lines = [line]
     if found.inlined:
         lines.append(f"listed at their calls: functions {', '.join(found.inlined)}")
     columns = ("normalization", "kind", "C", "scale", "mean", "var", "convert", "", "fold")
     show(columns, rows, lines)
+
+
+def _kind(norm: Norm) -> str:
+    """Return the kind of a norm, with its groups, its axes and what is not constant of it."""
+    text = norm.op_type
+    if norm.num_groups is not None:
+        text += f", {norm.num_groups} group{'' if norm.num_groups == 1 else 's'}"
+    elif norm.axes is not None:
+        text += f", axis {', '.join(map(str, norm.axes))}"
+    both = {"scale": norm.scale_constant, "bias": norm.bias_constant}
+    computed = [name for name, constant in both.items() if constant is False]
+    return text + (f", {' and '.join(computed)} not constant" if computed else "")
 
 
 def validation(reference: str, candidate: str, found: Validation) -> None:

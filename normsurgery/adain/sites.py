@@ -1,4 +1,4 @@
-"""Find where features are standardised per sample and channel, and what scales and shifts them."""
+"""Find where a value is standardised, and where another input scales and shifts it (AdaIN)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Core:
     """``(x − μ)/σ`` taken apart: ``node`` divides, and ``reader`` reads x − μ in input ``slot``.
 
-    x: the value whose mean is subtracted. std: what is known of the deviation.
+    x: the value whose mean is subtracted; of ``x/√(mean of x²)`` it is what ``reader`` reads.
+    std: what is known of the deviation.
     """
 
     node: NodeProto
@@ -43,10 +44,19 @@ class Site:
 
 
 def cores(scope: Scope, limits: Limits) -> Iterator[Core]:
-    """Yield the standardisations that are written as arithmetic."""
-    reader = Reader(scope, limits)
-    for node in scope.live():
-        if node.op_type in {"Div", "Mul"} and len(node.input) == 2 and scope.is_onnx(node):
+    """Yield what is standardised for each sample and channel, written as arithmetic."""
+    for core in standardised(Reader(scope, limits)):
+        if core.std.axes is None:
+            yield core
+
+
+def standardised(reader: Reader) -> Iterator[Core]:
+    """Yield what is divided by its deviation along any axes, or else by the root of its squares.
+
+    That of squares where ``reader`` is one of *raw* values.
+    """
+    for node in reader.scope.live():
+        if node.op_type in {"Div", "Mul"} and len(node.input) == 2 and reader.scope.is_onnx(node):
             found = _core(reader, node)
             if found is not None:
                 yield found
@@ -55,27 +65,45 @@ def cores(scope: Scope, limits: Limits) -> Iterator[Core]:
 def _core(reader: Reader, node: NodeProto) -> Core | None:
     for divided in (0,) if node.op_type == "Div" else (0, 1):
         std = reader.of(node.input[1 - divided])
-        if std is None or std.kind != ("std" if node.op_type == "Div" else "inverse"):
+        if std is None or std.raw is not reader.raw:
             continue
-        found = _centred(reader, node, divided, std.of)
+        if std.kind != ("std" if node.op_type == "Div" else "inverse"):
+            continue
+        found = _elements(reader, node, divided, std)
         if found is None:
             continue
         one, slot = found
-        sub = reader.scope.producer[one.input[slot]]
-        if reader.broadcasts(node.input[1 - divided], sub.input[0]):
-            return Core(node, divided, one, slot, sub.input[0], std)
+        x = one.input[slot] if std.raw else _minuend(reader, one.input[slot])
+        if reader.broadcasts(node.input[1 - divided], x, std):
+            return Core(node, divided, one, slot, x, std)
     return None
 
 
-def _centred(reader: Reader, node: NodeProto, slot: int, of: str) -> tuple[NodeProto, int] | None:
-    """Return where x − μ is read, behind products with other factors if there are any."""
+def _minuend(reader: Reader, name: str) -> str:
+    """Return the x of x − μ, through the Casts behind it that ``reader`` looks through."""
+    node = reader.scope.producer[name]
+    while node.op_type == "Cast":
+        node = reader.scope.producer[node.input[0]]
+    return node.input[0]
+
+
+def _elements(
+    reader: Reader, node: NodeProto, slot: int, std: Statistic
+) -> tuple[NodeProto, int] | None:
+    """Return where x − μ, or x, is read, behind products with other factors if there are any."""
     name, scope = node.input[slot], reader.scope
-    if reader.of(name) == Statistic("centred", of):
+
+    def is_it(name: str) -> bool:
+        if std.raw:
+            return reader.elements_of(name, std.axes) == std.of
+        return reader.of(name) == Statistic("centred", std.of, axes=std.axes)
+
+    if is_it(name):
         return node, slot
     maker = scope.producer.get(name)
     if maker is None or maker.op_type != "Mul" or not scope.only_reader(name):
         return None
-    both = [i for i in (0, 1) if reader.of(maker.input[i]) == Statistic("centred", of)]
+    both = [i for i in (0, 1) if is_it(maker.input[i])]
     return (maker, both[0]) if len(both) == 1 else None
 
 
@@ -106,11 +134,11 @@ def _styles(
             factors += [name for name in readers[0].input if name != value]
             value = readers[0].output[0]
     computed = [n for n in factors if not isinstance(constant_of(scope, n, limits), Constant)]
-    styles = _inputs(scope, computed)
-    return tuple(sorted(styles)) if _inputs(scope, [x]) - styles else ()
+    styles = inputs_behind(scope, computed)
+    return tuple(sorted(styles)) if inputs_behind(scope, [x]) - styles else ()
 
 
-def _inputs(scope: Scope, names: list[str]) -> set[str]:
+def inputs_behind(scope: Scope, names: list[str]) -> set[str]:
     """Return the inputs of the graph that values are computed of, by more than their shapes."""
     seen, waiting, found = set(names), list(names), set()
     while waiting:

@@ -79,7 +79,9 @@ def _site(scope: Scope, node: NodeProto) -> SampleNorm | str:
     if any(scope.is_read(name) for name in node.output[1:]):
         return "its mean or deviation is an output that is read"
     value, last = node.input[0], node
-    around = _reshaped(scope, node)
+    around = None
+    if node.op_type != "GroupNormalization":
+        around = reshaped(scope, node.input[0], node.output[0])
     if around is not None:
         value, last = around
     dims = shapes.dims(scope, value)
@@ -95,19 +97,19 @@ def _site(scope: Scope, node: NodeProto) -> SampleNorm | str:
     return SampleNorm(node, value, last, dims, elem_type)
 
 
-def _reshaped(scope: Scope, node: NodeProto) -> tuple[str, NodeProto] | None:
-    """Return the value before a Reshape in front of ``node``, and a Reshape behind that undoes it.
+def reshaped(scope: Scope, given: str, made: str) -> tuple[str, NodeProto] | None:
+    """Return the value before a Reshape that makes ``given``, and one of ``made`` that undoes it.
 
     Both keep the order of elements, so the second undoes the first if shapes agree before and
     behind; as far as they are known here, and data will tell the rest.
     """
-    first = scope.producer.get(node.input[0])
-    readers = scope.value_readers(node.output[0])
+    first = scope.producer.get(given)
+    readers = scope.value_readers(made)
     if first is None or first.op_type != "Reshape" or not scope.is_onnx(first):
         return None
     if len(readers) != 1 or readers[0].op_type != "Reshape" or not scope.is_onnx(readers[0]):
         return None
-    if node.op_type == "GroupNormalization" or not scope.only_reader(node.output[0]):
+    if not scope.only_reader(made):
         return None
     before, after = shapes.dims(scope, first.input[0]), shapes.dims(scope, readers[0].output[0])
     if before is None or (after is not None and len(after) != len(before)):

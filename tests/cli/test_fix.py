@@ -58,7 +58,7 @@ def test_inspect_lists_it(cli: Run, model: Path) -> None:
     outcome = cli("inspect", model)
     assert outcome.status == 0
     assert b"AdaIN" in outcome.out
-    assert b"1 normalizations" in outcome.out
+    assert b"0 normalizations and 1 taken apart" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from graphs import bn, parse, weights
 
 import normsurgery
 
-SAMPLES = Path(__file__).parents[1] / "sample_models"
+SAMPLES = Path(__file__).parents[2] / "sample_models"
 
 
 def test_nodes_of_one_name_are_kept_apart() -> None:
