@@ -21,9 +21,9 @@ from normsurgery.errors import NormSurgeryError
 from normsurgery.nodes import label as label_of
 from normsurgery.validation import oracle
 from normsurgery.validation.budget import DEFAULT_MULTIPLY_ADDS, NoOracleError
+from normsurgery.validation.deviations import compare
 from normsurgery.validation.diverging import Course, Deviation
 from normsurgery.validation.matching import matching
-from normsurgery.validation.rms import compare
 from normsurgery.validation.setups import Setup
 from normsurgery.validation.steps import CannotStepError, Stepper
 
