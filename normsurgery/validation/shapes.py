@@ -100,10 +100,11 @@ def smaller(
 
     Smaller ones, since a float64 run may have to follow, but not tiny; `found` if there are none.
     Where height and width are free, the width stays as it is: two axes that somebody swapped look
-    alike in a square.
+    alike in a square. A size is odd where the model takes that, and so are halves of it that are
+    rounded up, 33, 17, 9: rounding the other way, or padding the other side, shows only then.
     """
     most = _elements(found)
-    for size in LADDER:
+    for size in (other for even in LADDER for other in (even + 1, even)):
         candidate = resolve(wanted, batch=batch, size=size, shapes=shapes)
         if not most / 20 <= _elements(candidate) < most:
             continue

@@ -241,7 +241,7 @@ def test_the_second_round_has_other_sizes():
     model = graph("g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }")
     found = sizes(model)
     assert found[:6] == [(1, 3, 64, 64), (2, 3, 64, 64)] * 3
-    assert found[6:] == [(2, 3, 32, 64), (1, 3, 32, 64)] * 3
+    assert found[6:] == [(2, 3, 33, 64), (1, 3, 33, 64)] * 3
     assert sizes(model, 6) == found[:6]
 
 
@@ -273,17 +273,19 @@ def second_round(text, refused=(), **initializers):
 
 def test_height_and_width_differ_where_both_are_free():
     text = "g (float[N,3,H,W] x, float[N,3,H,W] y) => (float[N,3,H,W] z) {z = Add(x, y)}"
-    assert second_round(text) == {"x": (2, 3, 32, 64), "y": (2, 3, 32, 64)}
-    assert second_round(text, refused=[(32, 64)])["x"][-2:] == (32, 32)
+    assert second_round(text) == {"x": (2, 3, 33, 64), "y": (2, 3, 33, 64)}
+    assert second_round(text, refused=[(33, 64)])["x"][-2:] == (33, 33)
+    assert second_round(text, refused=[(33, 33)])["x"][-2:] == (32, 64)
+    assert second_round(text, refused=[(33, 33), (32, 64)])["x"][-2:] == (32, 32)
 
 
 def test_height_and_width_of_one_name_are_one():
     square = "g (float[N,3,S,S] x) => (float[N,3,S,S] z) {z = Relu(x)}"
-    assert second_round(square)["x"][-2:] == (32, 32)
+    assert second_round(square)["x"][-2:] == (33, 33)
     crossed = "g (float[N,3,H,W] x, float[N,3,W,H] y) => (float[N,3,H,W] z) {z = Relu(x)}"
-    assert second_round(crossed)["x"][-2:] == (32, 32)
+    assert second_round(crossed)["x"][-2:] == (33, 33)
     rows = "g (float[N,T,8] x) => (float[N,T,8] z) {z = Relu(x)}"
-    assert second_round(rows)["x"] == (2, 32, 8)
+    assert second_round(rows)["x"] == (2, 33, 8)
 
 
 @pytest.mark.parametrize(("order", "ok"), [((0, 1, 2, 3), True), ((0, 1, 3, 2), False)])
@@ -296,3 +298,25 @@ def test_a_swap_of_height_and_width_is_seen(tmp_path, order, ok):
     paths = tmp_path / "reference.onnx", tmp_path / "candidate.onnx"
     assert parity(*paths, sets=6).ok
     assert parity(*paths, sets=7).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)",
+         "MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(c)"),
+        ('MaxPool<kernel_shape = [2, 2], strides = [2, 2], auto_pad = "SAME_UPPER">(c)',
+         'MaxPool<kernel_shape = [2, 2], strides = [2, 2], auto_pad = "SAME_LOWER">(c)'),
+    ],
+)  # fmt: skip
+def test_an_odd_size_is_rounded_the_right_way(tmp_path, right, wrong):
+    """All powers of two are halved without a rest, behind a convolution of stride 2 too."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    paths = tmp_path / "reference.onnx", tmp_path / "candidate.onnx"
+    for path, pool in zip(paths, (right, wrong), strict=True):
+        text = "g (float[N,3,H,W] x) => (float[N,4,h,w] y) {"
+        text += f"c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w) y = {pool} }}"
+        onnx.save(graph(text, w=w), path)
+    assert parity(*paths, sets=6).ok
+    assert not parity(*paths, sets=7).ok
