@@ -54,6 +54,7 @@ class Compared:
     equal: int
     other: tuple[tuple[TensorCertificate, float], ...]  # copies that are none; the share that is
     unlike: tuple[str, ...]
+    altered: tuple[str, ...] = ()  # quantized weights of which most are as they were
 
     def failures(self, bound: float) -> list[str]:
         """Return what a fold would not have written, one line each."""
@@ -70,18 +71,22 @@ class Compared:
         return [*wrong, *copies, *self.unlike]
 
     def few(self, bound: float) -> list[str]:
-        """Return the copies of which most elements agree and some are off by over ``bound``."""
-        return [
+        """Return the copies of which most elements agree and some are off by over ``bound``.
+
+        Integers of 8 bits and fewer are off if they differ.
+        """
+        floats = [
             f"`{one.place}` is {one.found:.9g}, and {one.expected:.9g} in the reference, which "
             "has the same values elsewhere"
             for one, share in self.other
             if not one.max_ulp <= bound and 0 < share <= 0.5
         ]
+        return [*floats, *self.altered]
 
 
 def compare(leaves: Iterable[Leaf], expected: TensorStore, found: TensorStore) -> Compared:
     """Compare constants in pairs; one tensor after the other, so that one is held at a time."""
-    tensors, other, unlike, equal = [], [], [], 0
+    tensors, other, unlike, altered, equal = [], [], [], [], 0
     for ours, theirs in leaves:
         name = theirs.name or ours.name
         if (ours.data_type, list(ours.dims)) != (theirs.data_type, list(theirs.dims)):
@@ -106,7 +111,9 @@ def compare(leaves: Iterable[Leaf], expected: TensorStore, found: TensorStore) -
             unlike.append(
                 f"`{name}` differs from the reference in {differ} of {copy.size} elements"
             )
-    return Compared(tuple(tensors), equal, tuple(other), tuple(unlike))
+            if copy.dtype.itemsize == 1 and copy.dtype.kind != "b" and 2 * differ <= copy.size:
+                altered.append(unlike[-1])
+    return Compared(tuple(tensors), equal, tuple(other), tuple(unlike), tuple(altered))
 
 
 def _certify(name: str, payload: Computed, stored: Array) -> TensorCertificate:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from normsurgery.dtypes import Array
     from normsurgery.graph import Graph
 
+NO_LAYERS = "the reference has no linear layer with constant weights"
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -52,7 +54,7 @@ def compare(reference: Graph, candidate: Graph, bound: float, *, folded: bool = 
     """
     ours, theirs = blocks(reference.main), blocks(candidate.main)
     if not ours:
-        return Layers((), (), "the reference has no linear layer with constant weights")
+        return Layers((), (), NO_LAYERS)
     tensors: list[TensorCertificate] = []
     wrong: list[_Wrong] = []
     other: list[str] = []

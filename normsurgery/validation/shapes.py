@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from normsurgery.errors import NormSurgeryError, UsageError
+from normsurgery.errors import InvalidModelError, NormSurgeryError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LADDER = (64, 32, 224, 16, 8, 128, 1)
 """Sizes tried for the dynamic dimensions other than the batch, until the model runs."""
 _VOLUME_LADDER = (32, 16, 64, 8, 1)
+# Of a signal: one free axis beside the batch. 16,000 is a second of speech.
+_SIGNAL_LADDER = (*LADDER, 1024, 16000)
 
 
 def resolve(
@@ -71,10 +73,12 @@ def fit(
         NormSurgeryError: as `attempt` raises it for the first shapes, if none are taken.
 
     """
-    volume = any(len(spec.shape) > 4 for spec in wanted)
+    sizes: Sequence[int] = _VOLUME_LADDER if any(len(spec.shape) > 4 for spec in wanted) else LADDER
+    if all(sum(isinstance(dim, str) for dim in spec.shape[1:]) < 2 for spec in wanted):
+        sizes = _SIGNAL_LADDER
     first: NormSurgeryError | None = None
     tried = []
-    for size in _VOLUME_LADDER if volume else LADDER:
+    for size in sizes:
         candidate = resolve(wanted, batch=batch, size=size, shapes=shapes)
         if candidate in tried:
             continue
@@ -85,6 +89,10 @@ def fit(
             first = first or failure
         else:
             return candidate
+    if isinstance(first, InvalidModelError) and len(tried) > 1:
+        shape = ", ".join(f"{name}={'x'.join(map(str, s))}" for name, s in tried[0].items())
+        what = f"the model runs with none of {len(tried)} shapes, from {shape} on"
+        raise InvalidModelError(f"{what}: give one with --shape; {first}") from first
     raise first or UsageError("the model has no shapes to try")
 
 

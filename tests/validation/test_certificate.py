@@ -153,6 +153,42 @@ def test_a_constant_between_layers_that_differs_in_one_element_fails(files):
     assert "slope[1, 0, 0]" in found.line()
 
 
+def quantized():
+    """A convolution whose weights are 8-bit integers, so that no layer has a certificate."""
+    rng = np.random.default_rng(0)
+    return nets.graph(
+        """g (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) {
+            w = DequantizeLinear<axis = 0>(W, scale, zero)
+            y = Conv(x, w)
+        }""",
+        W=rng.integers(-90, 90, (4, 4, 1, 1)).astype(np.int8),
+        scale=rng.uniform(0.01, 0.02, 4).astype(np.float32),
+        zero=np.zeros(4, np.int8),
+    )
+
+
+def test_a_quantized_weight_that_differs_in_one_element_fails(files):
+    """A step of the integer may be less than the rounding of what comes after, and is wrong."""
+    model = quantized()
+
+    def step(w):
+        w[2, 1, 0, 0] += 1
+        return w
+
+    found = files(model, change(model, "W", step))
+    assert found.status is Status.FAILED
+    assert "`W` differs from the reference in 1 of 16 elements" in found.line()
+    found = files(model, change(model, "scale", lambda s: double_one(s, 1)))
+    assert found.status is Status.FAILED
+    assert "scale[1]" in found.line()
+
+
+def test_integers_that_all_move_with_their_zero_point_are_no_failure(files):
+    model = quantized()
+    moved = change(change(model, "W", lambda w: w + 1), "zero", lambda z: z + 1)
+    assert files(model, moved).status is Status.INCONCLUSIVE
+
+
 def test_another_type_has_no_certificate(files):
     found = files(nets.conv_bn_net(), nets.conv_bn_net(np.float16))
     assert found.how == "none"

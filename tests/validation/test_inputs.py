@@ -105,8 +105,23 @@ def test_the_ladder_is_climbed_until_the_model_runs():
 
     assert fit(specs(model), attempt) == {"x": (1, 3, 224, 224)}
     assert seen[-1] == 224
-    with pytest.raises(InvalidModelError, match="never"):
+    told = "none of 7 shapes, from x=1x3x64x64 on: give one with --shape; never"
+    with pytest.raises(InvalidModelError, match=told):
         fit(specs(model), lambda _: (_ for _ in ()).throw(InvalidModelError("never")))
+
+
+def test_a_signal_may_have_to_be_long():
+    """A second of speech; an image has two free axes and is never so large."""
+
+    def attempt(shapes):
+        if shapes["x"][1] < 12400:
+            raise InvalidModelError("too short")
+
+    assert fit(specs(graph("g (float[N,T] x) => (float[?] y) {y = Relu(x)}")), attempt) == {
+        "x": (1, 16000)
+    }
+    with pytest.raises(InvalidModelError, match="too short"):
+        fit(specs(graph("g (float[N,H,W] x) => (float[?] y) {y = Relu(x)}")), attempt)
 
 
 def test_sets_are_seeded_and_each_is_of_another_kind():

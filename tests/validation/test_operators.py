@@ -376,3 +376,42 @@ def test_what_no_recurrent_layer_has_in_float64_is_refused(attributes, length):
     arrays.append(np.array([length], np.int32))
     with pytest.raises(NoOracleError, match="recurrent layer"):
         ours(one_node("GRU", arrays, hidden_size=4, **attributes), arrays)
+
+
+@pytest.mark.parametrize("condition", ["", "yes"])
+@pytest.mark.parametrize("count", ["three", "many", ""])
+def test_what_a_loop_gives_is_stacked(tmp_path, condition, count):
+    """Numbers, rows and matrices of each iteration, a state, and a value from outside the body."""
+    text = f"""g (float[2] x) => (float[2] s, float[?] a, float[?,2] b, float[?,2,2] c) {{
+        s, a, b, c = Loop<body = step (int64 i, bool go, float[2] t)
+                => (bool on, float[2] u, float n, float[2] r, float[2,2] m) {{
+            u = Add(t, x)
+            n = ReduceSum<keepdims = 0>(u)
+            r = Neg(u)
+            v = Unsqueeze(u, zero)
+            m = Concat<axis = 0>(v, v)
+            on = Less(n, limit)
+        }}>({count}, {condition}, x)
+    }}"""
+    constants = {"three": np.array(3), "many": np.array(100), "yes": np.array(True)}
+    constants |= {"zero": np.array([0]), "limit": np.float32(20)}
+    path = tmp_path / "loop.onnx"
+    onnx.save(graph(text, **constants), path)
+    x = np.array([1, 2], np.float32)
+    expected = runtime.run(runtime.session(path), {"x": x})
+    found = oracle.run(oracle.load(path), {"x": x})
+    assert expected["a"].shape == ((3,) if count == "three" else (6,))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == np.float64
+
+
+def test_a_loop_that_never_runs_has_nothing_to_stack(tmp_path):
+    text = """g (float[2] x) => (float[2] s, float[?,2] a) {
+        s, a = Loop<body = step (int64 i, bool go, float[2] t) => (bool go, float[2] u, float[2] r)
+            { u = Neg(t) r = Neg(t) }>(none, yes, x)
+    }"""
+    path = tmp_path / "loop.onnx"
+    onnx.save(graph(text, none=np.array(0), yes=np.array(True)), path)
+    with pytest.raises(NoOracleError, match="without iterations"):
+        oracle.run(oracle.load(path), {"x": np.ones(2, np.float32)})
