@@ -96,8 +96,28 @@ class Course:
         )
 
     def worst(self, count: int = 5) -> list[Deviation]:
-        """The values of the largest ratios."""
-        return sorted(self.values, key=lambda one: -one.ratio)[:count]
+        """The values of the largest ratios, of those whose error reaches the end.
+
+        A value that was scaled on purpose, or that has its name from one further on, is right again
+        in all that is computed from it; it is left out unless there are no others.
+        """
+        found = self._reaching() or self.values
+        return sorted(found, key=lambda one: -one.ratio)[:count]
+
+    def _reaching(self) -> list[Deviation]:
+        """The values over the bound from which the error goes on to an output, or to the last values."""
+        readers: dict[str, list[str]] = {}
+        for one in self.values:
+            for name in one.inputs:
+                readers.setdefault(name, []).append(one.name)
+        bad = {one.name for one in self.values if self._bad(one, 0)}
+        reach: set[str] = set()
+        for one in reversed(self.values):
+            behind = readers.get(one.name)
+            ends = not behind or one.name in self.outputs
+            if one.name in bad and (ends or reach.intersection(behind or ())):
+                reach.add(one.name)
+        return [one for one in self.values if one.name in reach]
 
     def lines(self) -> list[str]:
         """For a terminal: where it begins, its inputs, how far it grew, and the worst values."""

@@ -142,6 +142,26 @@ def test_the_layer_with_the_bug_is_named(tmp_path, index):
     assert "worst values:" in text
 
 
+def test_a_value_that_is_right_again_behind_it_is_not_among_the_worst(tmp_path):
+    """Other tools fold a norm and leave its layer's output the name that it had in front of it."""
+    rng = np.random.default_rng(0)
+    w, v = (rng.standard_normal((3, 3, 1, 1)).astype(np.float32) for _ in range(2))
+    one, nil = np.ones(3, np.float32), np.zeros(3, np.float32)
+    scale = np.array([50, 60, 70], np.float32)
+    text = """g (float[2,3,4,4] x) => (float[2,3,4,4] y) {
+        c = Conv(x, w) n = BatchNormalization<epsilon = 0.0>(c, scale, nil, nil, one)
+        r = Relu(n) y = Conv(r, v) }"""
+    folded_text = """g (float[2,3,4,4] x) => (float[2,3,4,4] y) {
+        c = Conv(x, w) r = Relu(c) y = Conv(r, v) }"""
+    model = graph(text, w=w, v=v, scale=scale, nil=nil, one=one)
+    wrong = graph(folded_text, w=w * scale[:, None, None, None], v=v * np.float32(1.01))
+    found = course(*saved(tmp_path, model, wrong), feeds(model))
+    ratios = {one.name: one.ratio for one in found.values}
+    assert ratios["c"] > ratios["y"] > 100
+    assert found.first.name == "y"
+    assert [one.name for one in found.worst()] == ["y"]
+
+
 def test_renamed_values_are_matched(tmp_path):
     model = MODELS["resnet"]()
     right = folded(model)
