@@ -105,7 +105,7 @@ class Course:
         return sorted(found, key=lambda one: -one.ratio)[:count]
 
     def _reaching(self) -> list[Deviation]:
-        """The values over the bound from which the error goes on to an output, or to the last values."""
+        """The values over the bound whose error goes on to an output, or to the last values."""
         readers: dict[str, list[str]] = {}
         for one in self.values:
             for name in one.inputs:
