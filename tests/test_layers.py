@@ -14,6 +14,7 @@ LEVELS = [
     {"errors"},
     {
         "affine",
+        "arguments",
         "atomic",
         "blocks",
         "data",

@@ -21,6 +21,8 @@ def page(source: str, output: str | None, result: ConvertResult) -> Markup:
     facts = [("model", source), ("output", output or "nothing written (dry run)")]
     if report.opset:
         facts.append(("operator set", report.opset))
+    if report.note:
+        facts.append(("note", report.note))
     parts = [html.badge("info", done), html.facts(facts), *_drift(result), *_cost(result)]
     parts += _choices(result)
     parts.append(html.section("Norms", _norms(result)))

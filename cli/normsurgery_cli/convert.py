@@ -43,7 +43,7 @@ MOST_DIGITS = 9  # of a number of groups; Python converts no more than some thou
 
 @click.command("convert")
 @click.argument("model")
-@click.option("-t", "--to", type=click.Choice(TARGETS), default="group", help="The new norm.")
+@click.option("-t", "--to", type=click.Choice(TARGETS), help="The new norm; group by default.")
 @click.option("-o", "--output", help="Output file; default MODEL.converted.onnx, - for stdout.")
 @click.option("--groups", type=GROUPS, help="Number of groups, or auto; one by default.")
 @click.option("--channels-per-group", type=int, help="Channels of a group, in place of --groups.")
@@ -90,7 +90,7 @@ MOST_DIGITS = 9  # of a number of groups; Python converts no more than some thou
 @click.option("--external/--inline", default=None, help="Weights in a data file, or inside.")
 def command(
     model: str,
-    to: str,
+    to: str | None,
     output: str | None,
     plan: str | None,
     write_plan: str | None,

@@ -235,8 +235,8 @@ def convert_report(
         rows.append((one.node, "converted", one.to, groups, gauge + note))
     rows += [(left.node, "kept", left.was, "", left.reason) for left in report.left]
     lines = [f"{source}: {len(report.converted)} converted, {len(report.left)} kept"]
-    if not report.converted and not report.left:
-        lines.append("no norm to convert: if its exporter folded them, `normsurgery unfold` helps")
+    if report.note:
+        lines.append(report.note)
     if report.opset:
         lines.append(report.opset)
     if report.inlined:

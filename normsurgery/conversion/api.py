@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from normsurgery import data as datasets
 from normsurgery import inlining, models
 from normsurgery.constants import Limits
-from normsurgery.conversion import choosing, drift, layers
-from normsurgery.conversion.grouping import PER_GROUP, Grouping
+from normsurgery.conversion import choosing, drift, nothing, options
 from normsurgery.conversion.job import Job
 from normsurgery.conversion.layers import Layer
 from normsurgery.conversion.selection import Selection
-from normsurgery.conversion.start import DEFAULT, EPSILON, GAUGES
+from normsurgery.conversion.start import EPSILON
 from normsurgery.errors import UsageError
 from normsurgery.isolation import Step
 from normsurgery.outcome import Outcome
@@ -43,7 +42,7 @@ class ConvertResult(Outcome):
 
 def convert(
     model: str | os.PathLike[str] | ModelProto | Any,
-    to: str = "group",
+    to: str | None = None,
     *,
     groups: int | str | None = None,
     channels_per_group: int | None = None,
@@ -68,9 +67,9 @@ def convert(
     """Put another norm in the place of every BatchNormalization, starting where the model stood.
 
     model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; it is never changed.
-    to: *group*, *instance*, *layer* (one group) or *affine* (frozen BN: the function stays); or
-    *batch*, the way back: BatchNormalization, with statistics of the data, in the place of every
-    norm over samples (see ``conversion.back``).
+    to: *group* (the default), *instance*, *layer* (one group) or *affine* (frozen BN: the function
+    stays); or *batch*, the way back: BatchNormalization, with statistics of the data, in the place
+    of every norm over samples (see ``conversion.back``).
     groups, channels_per_group: one group by default; *auto* is one group, or 16 channels per group
     where data allow; least: channels that a group has at least (8, where C allows, unless
     ``channels_per_group`` asks for less). What does not divide C falls to the largest divisor
@@ -91,18 +90,30 @@ def convert(
 
     The function changes, as little as constants allow.
 
-    Raises ``UsageError`` for options that make no sense, what ``fold`` raises, and with data, what
-    reading them and onnxruntime raise.
+    Raises ``UsageError`` for options that make no sense, alone or together, what ``fold`` raises,
+    and with data, what reading them and onnxruntime raise.
     """
+    wanted = {
+        "to": to, "groups": groups, "channels_per_group": channels_per_group, "least": least,
+        "gauge": gauge, "affine": affine, "epsilon": epsilon, "encoding": encoding, "only": only,
+        "skip": skip,
+    }  # fmt: skip
+    numbers = {"samples": samples, "threads": threads, "max_constant_bytes": max_constant_bytes}
+    numbers["max_inlined_nodes"] = max_inlined_nodes
+    options.check_types({**wanted, **numbers, "progress": progress})
     if to == "batch":
-        _refuse(to, groups=groups, channels_per_group=channels_per_group, plan=plan)
+        options.refuse(to, groups=groups, channels_per_group=channels_per_group, plan=plan)
         return _to_batch(model, data, pixels, Selection(only, skip), threads, cost, progress)
+    if plan is not None:
+        options.refuse_beside_plan(wanted)
+    to = to or "group"
     if to != "group":
-        _refuse(to, groups=groups, channels_per_group=channels_per_group, least=least)
-    wished = Layer("", "", 1, to, 1, _gauges(gauge)[0], epsilon, affine, encoding).checked()
-    groupings = _groupings(groups, channels_per_group, least)
+        options.refuse(to, groups=groups, channels_per_group=channels_per_group, least=least)
+    gauges = options.gauges(gauge)
+    wished = Layer("", "", 1, to, 1, gauges[0], epsilon, affine, encoding).checked()
+    groupings = options.groupings(groups, channels_per_group, least)
     job = Job(
-        wished, groupings[0], Selection(only, skip), _read_plan(plan),
+        wished, groupings[0], Selection(only, skip), options.read_plan(plan),
         freeze_inputs, Limits(max_constant_bytes), max_inlined_nodes,
     )  # fmt: skip
     original, form = models.take(model)
@@ -111,7 +122,8 @@ def convert(
     choices: list[choosing.Choice] = []
     if data is not None:
         given = datasets.take(data, datasets.inputs_of(original.proto), pixels=pixels)
-        gauges = _gauges(gauge) if to != "affine" and plan is None else _gauges(gauge)[:1]
+        if to == "affine" or plan is not None:
+            gauges = gauges[:1]
         if len(gauges) > 1 or (len(groupings) > 1 and plan is None):
             best, grouping, choices = choosing.choose(
                 original,
@@ -126,6 +138,8 @@ def convert(
             job = job.choosing(best, grouping)
     content, report, layers_ = job.run(original)
     report.choices = choices
+    if not report.converted:
+        report.note = nothing.why(original, content, report)
     _tell(original, content, report, given, threads, cost, progress)
     models.stamp(content, "convert", source_hash)
     return ConvertResult(content, form, report, layers_)
@@ -184,44 +198,3 @@ def _to_batch(
     _tell(original, content, report, given, threads, cost, progress)
     models.stamp(content, "convert", source_hash)
     return ConvertResult(content, form, report, layers_)
-
-
-def _refuse(to: str, **options: Any) -> None:
-    """Raise ``UsageError`` for an option that means nothing to the target ``to``."""
-    for name, value in options.items():
-        if value is not None:
-            raise UsageError(f"--to {to} has no use for {name.replace('_', ' ')}; leave it out")
-
-
-def _gauges(gauge: str) -> tuple[str, ...]:
-    """Return the gauges to choose from, the default first."""
-    return (DEFAULT, *(one for one in GAUGES if one != DEFAULT)) if gauge == "auto" else (gauge,)
-
-
-def _groupings(
-    groups: int | str | None, channels_per_group: int | None, least: int | None
-) -> tuple[Grouping, ...]:
-    """Return the groupings to choose from, the default first."""
-    given = {} if least is None else {"least": least}
-    if groups == "auto":
-        if channels_per_group is not None:
-            raise UsageError("give a number of groups or of channels per group, not both")
-        return Grouping(**given), Grouping(channels_per_group=PER_GROUP, **given)
-    if isinstance(groups, str):
-        raise UsageError(f"groups {groups!r} is no number, nor auto")
-    return (Grouping(groups, channels_per_group, **given),)
-
-
-def _read_plan(plan: Sequence[Layer] | str | os.PathLike[str] | None) -> list[Layer] | None:
-    if plan is None:
-        return None
-    if isinstance(plan, (list, tuple)):
-        found = [layer.checked() for layer in plan]
-    else:
-        found = layers.read(plan)  # type: ignore[arg-type]
-    back_again = next((layer.output for layer in found if layer.to == "batch"), None)
-    if back_again is not None:
-        raise UsageError(
-            f"the plan's entry for `{back_again}` is a BatchNormalization: --to batch takes no plan"
-        )
-    return found

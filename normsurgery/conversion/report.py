@@ -55,7 +55,8 @@ class ConvertReport:
 
     opset: how the operator set was raised, if it was. inlined: functions put where they were
     called. choices: the starting points that data chose from. drift: how far values moved on data.
-    cost: of the model before and after, where it was measured.
+    cost: of the model before and after, where it was measured. note: where nothing was converted,
+    what can be done about it, if that is known.
     """
 
     converted: list[Converted] = field(default_factory=list)
@@ -65,6 +66,7 @@ class ConvertReport:
     choices: list[Choice] = field(default_factory=list)
     drift: Drift | None = None
     cost: tuple[Cost, Cost] | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from normsurgery import arguments
 from normsurgery.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,10 +43,8 @@ class Selection:
     skip: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Raise ``UsageError`` for one string, whose letters would be taken for patterns."""
-        for name in ("only", "skip"):
-            if isinstance(getattr(self, name), str):
-                raise UsageError(f"{name} is a list of patterns, not {getattr(self, name)!r}")
+        """Raise ``UsageError`` for what is no list of strings."""
+        arguments.patterns({"only": self.only, "skip": self.skip})
 
     def skipped(self, candidates: Sequence[Candidate]) -> list[str]:
         """Return for each candidate why it is left out, or an empty string.

@@ -122,7 +122,7 @@ def read(
             f"the model has no input {stray!r} to take an array for; "
             f"it has {', '.join(one.name for one in inputs)}"
         )
-    pixels = pixels or Pixels()
+    pixels = _pixels(pixels)
     where, prefix = split_prefix(path)
     if where.is_dir() and not prefix and not any(where.glob("*.npy")):
         rows, labels, classes = images.read(where, inputs, size)
@@ -172,9 +172,18 @@ def take(
     _refuse_scalars(rows)
     if len({len(one) for one in rows.values()}) != 1 or not min(map(len, rows.values())):
         raise UsageError("the inputs' arrays must have the same number of samples, 1 or more")
-    data = Data(tuple(inputs), rows, pixels or Pixels(), limit=limit)
+    data = Data(tuple(inputs), rows, _pixels(pixels), limit=limit)
     data.feeds(slice(0, 1))
     return data
+
+
+def _pixels(given: Any) -> Pixels:
+    """Return what was given for images, or what leaves them as they are."""
+    if given is not None and not isinstance(given, Pixels):
+        raise UsageError(
+            f"pixels are `normsurgery.data.Pixels(mean, std)`, not {type(given).__name__}"
+        )
+    return given or Pixels()
 
 
 def _refuse_scalars(rows: Mapping[str, Any]) -> None:

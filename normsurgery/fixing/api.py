@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import folding, inlining, models
+from normsurgery import arguments, folding, inlining, models
 from normsurgery.constants import Limits
 
 if TYPE_CHECKING:
@@ -40,9 +40,13 @@ def fold(
     The function computed stays the same: coefficients are formed in float64 and rounded once to
     their tensor's type. What stays is in ``result.report.kept``, each with its first obstacle.
 
-    Raises ``UsageError`` for values that fit no input, ``InvalidModelError``, ``GraphError``,
-    ``UnsafeModelError`` or ``ModelIOError``.
+    Raises ``UsageError`` for values that fit no input or arguments of a wrong type,
+    ``InvalidModelError``, ``GraphError``, ``UnsafeModelError`` or ``ModelIOError``.
     """
+    arguments.mappings(arguments.given(fixed=fixed))
+    arguments.whole(
+        {"max_constant_bytes": max_constant_bytes, "max_inlined_nodes": max_inlined_nodes}
+    )
     limits = Limits(max_constant_bytes)
     content, form = models.take(model)
     restored: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import adain, inlining, models
+from normsurgery import adain, arguments, inlining, models
 from normsurgery.constants import Limits
 from normsurgery.conversion.outlook import Outlook, outlook
 from normsurgery.folding.api import fold
@@ -34,6 +34,7 @@ def inspect(
     Norms that an exporter took apart are listed at their last node, see ``inspection.composed``.
     Arguments and errors are those of ``normsurgery.fold``; nothing is written.
     """
+    arguments.whole({"max_constant_bytes": max_constant_bytes})
     content, _ = models.take(model)
     nodes = sum(len(scope.nodes) for scope in Graph(content, freeze_inputs=freeze_inputs).scopes)
     inlined = inlining.inline(content)

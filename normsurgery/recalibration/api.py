@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from normsurgery import arguments
 from normsurgery.errors import UsageError
 from normsurgery.recalibration import sums
 from normsurgery.recalibration.opening import (
@@ -66,6 +67,11 @@ def recalibrate(
     Raises ``UsageError`` where the data do not fit, there is no norm to do, or statistics are not
     finite; and what ``normsurgery.fold`` and onnxruntime raise.
     """
+    arguments.text({"mode": mode})
+    arguments.patterns({"only": only, "skip": skip})
+    arguments.patterns(arguments.given(outputs=outputs), "names")
+    arguments.whole({"batch_size": batch_size, **arguments.given(threads=threads)})
+    arguments.functions(arguments.given(step=step))
     opened = open_model(model, mode, only, skip, freeze_inputs)
     given, parts = open_data(opened, data, mode, batch_size, pixels)
     if outputs is not None:

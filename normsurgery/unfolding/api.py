@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import helper
 
-from normsurgery import blocks, edits, inlining, models, statistics
+from normsurgery import arguments, blocks, edits, inlining, models, statistics
 from normsurgery import data as datasets
 from normsurgery.errors import UsageError
 from normsurgery.graph import Graph
@@ -74,6 +74,10 @@ def unfold(
     Raises ``UsageError`` where the data do not fit, nothing is selected or the operator set is
     older than 7, and what ``normsurgery.fold`` and onnxruntime raise.
     """
+    arguments.text({"sites": sites})
+    arguments.patterns({"only": only, "skip": skip})
+    numbers = arguments.given(samples=samples, threads=threads)
+    arguments.whole({"batch_size": batch_size, **numbers})
     if sites not in SITES:
         raise UsageError(f"sites {sites!r} is none of {', '.join(SITES)}")
     content, form = models.take(model)

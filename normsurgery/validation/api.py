@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import diagnosis, isolation, models
+from normsurgery import arguments, diagnosis, isolation, models
 from normsurgery.errors import MissingPackageError, UsageError
 from normsurgery.isolation import Limits, Step
 from normsurgery.providers import CUDA, missing
@@ -89,6 +89,17 @@ def validate(
     data or shapes do not fit, ``UnsafeModelError`` or ``ModelIOError`` for a file. A candidate that
     does not load or run has failed, and that is no error.
     """
+    numbers = arguments.given(threads=threads, memory=memory)
+    arguments.whole({"samples": samples, "batch": batch, "sets": sets, **numbers})
+    arguments.whole({"seed": seed}, least=0)
+    limits = {"bound": bound, "multiply_adds": multiply_adds, **arguments.given(timeout=timeout)}
+    arguments.real(limits)
+    if not bound > 0:
+        raise UsageError(f"bound must be above 0, not {bound}")
+    arguments.text({"kind": kind})
+    arguments.mappings(arguments.given(shapes=shapes, arrays=arrays))
+    arguments.patterns({"allow_fallback": allow_fallback}, "names")
+    arguments.functions(arguments.given(progress=progress))
     names = given.providers(providers)
     if kind not in {"auto", "parity", "drift"}:
         raise UsageError(f"kind {kind!r} is none of auto, parity and drift")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normsurgery import io, models
+from normsurgery import arguments, io, models
 from normsurgery.data import Data, inputs_of, read
 from normsurgery.errors import UsageError
 from normsurgery.providers import full_name
 from normsurgery.tensors import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -28,6 +29,7 @@ def providers(wanted: Sequence[str]) -> tuple[str, ...]:
     """Their full names, each once. Raises ``UsageError`` for one that is unknown, and for none."""
     if isinstance(wanted, str):
         wanted = wanted.split(",")
+    arguments.patterns({"providers": wanted}, "names")
     names = tuple(dict.fromkeys(full_name(name.strip()) for name in wanted))
     if not names:
         raise UsageError("no provider to run on; give cpu, cuda or both")
@@ -91,7 +93,7 @@ def feeds(
             size = (shape[1], shape[2]) if shape[3] in {1, 3, 4} else (shape[2], shape[3])
         data = read(data, wanted, pixels=pixels, size=size, names=arrays, limit=samples)
     if not isinstance(data, Data):
-        return list(data), None
+        return _input_sets(data), None
     fixed = next((one.batch for one in data.inputs if one.batch is not None), None)
     last = there = min(samples, len(data))
     step = batch if fixed is None else fixed
@@ -101,3 +103,13 @@ def feeds(
     if not found:
         raise UsageError(f"{there} samples do not make one batch of {step}; give more --samples")
     return found, None if data.labels is None else data.targets(slice(0, last))
+
+
+def _input_sets(data: Any) -> list[Feeds]:
+    """The mappings of a sequence. Raises ``UsageError`` for anything else."""
+    if isinstance(data, Mapping):
+        raise UsageError("data are several input sets: put the mapping into a list")
+    found = list(data) if isinstance(data, Iterable) else [data]
+    if not all(isinstance(one, Mapping) for one in found):
+        raise UsageError("data are a path, Data or a list of mappings, one of arrays for each set")
+    return found

@@ -70,6 +70,23 @@ def test_a_dry_run_writes_the_plan_alone_and_the_plan_does_the_same(
     direct = tmp_path / "direct.onnx"
     assert cli("convert", RESNET, "-o", direct).status == 0
     assert output.read_bytes() == direct.read_bytes()
+    both = cli("convert", RESNET, "-o", tmp_path / "both.onnx", "--plan", plan, "--to", "group")
+    assert both.status == 2
+    assert "the plan decides `to` of each norm: leave out --to, or the plan" in both.err
+    assert len(both.err.strip().splitlines()) == 1
+    assert not (tmp_path / "both.onnx").exists()
+
+
+def test_a_model_that_was_converted_already(cli: Run, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    assert cli("convert", RESNET, "-o", output).status == 0
+    again = cli("convert", output, "--dry-run")
+    assert again.status == 0
+    assert b"already converted (normsurgery.history: convert): " in again.out
+    assert b"`--to batch --data DATA` takes its norms back" in again.out
+    assert b"unfold" not in again.out
+    found = json.loads(cli("convert", output, "--dry-run", "--json").out)
+    assert found["report"]["note"].startswith("already converted")
 
 
 def test_a_frozen_map_is_proved_and_what_changes_is_not(cli: Run, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def converted(model: ModelProto, *args: Any, **options: Any) -> ConvertResult:
     Models are in double precision, for which *auto* would write LayerNormalization.
     """
     encoding = "native" if "affine" in args else "instance"
-    options = {"encoding": encoding, "gauge": "whiten", "epsilon": 1.0, **options}
+    if "plan" not in options:
+        options = {"encoding": encoding, "gauge": "whiten", "epsilon": 1.0, **options}
     before = model.SerializeToString(deterministic=True)
     result = normsurgery.convert(model, *args, **options)
     assert model.SerializeToString(deterministic=True) == before, "the caller's model changed"

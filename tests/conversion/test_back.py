@@ -259,7 +259,7 @@ def test_calls_that_make_no_sense(options: dict[str, Any], message: str) -> None
 def test_a_plan_has_no_way_back() -> None:
     result = normsurgery.convert(model(FORMS["group"]), "batch", data=alike())
     with pytest.raises(UsageError, match="takes no plan"):
-        normsurgery.convert(SAMPLES / "digits_resnet.onnx", "group", plan=result.plan)
+        normsurgery.convert(SAMPLES / "digits_resnet.onnx", plan=result.plan)
 
 
 def test_a_model_of_batch_norms_has_nothing_to_do() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def convert(
     module: nn.Module,
-    to: str = "group",
+    to: str | None = None,
     *,
     args: Args | None = None,
     groups: int | str | None = None,
@@ -53,8 +53,8 @@ def convert(
 
     module: is not changed; the result is a copy on its device and in its mode. args: an example
     input, as for ``export``; guessed from the first layer unless given. The other options are
-    those of ``normsurgery.convert``; ``only`` and ``skip`` match names of modules, and the inputs
-    of ``data`` have the names of ``forward``'s parameters.
+    those of ``normsurgery.convert``, ``to`` *group* by default; ``only`` and ``skip`` match names
+    of modules, and the inputs of ``data`` have the names of ``forward``'s parameters.
 
     *group* and *layer* become ``nn.GroupNorm`` (layer: of one group, with a scale per channel),
     *instance* ``nn.InstanceNorm*d``, each with ``affine=True``; *affine* a ``ChannelAffine``. A map
@@ -65,12 +65,13 @@ def convert(
     """
     if to == "batch":
         raise UsageError("a module has no statistics to make a BatchNorm from: convert its export")
+    encoding = "auto" if to == "affine" or plan is not None else "instance"
     with undisturbed():
         places, before, example = opened(module, args)
         content = conversion.convert(
             before, to, groups=groups, channels_per_group=channels_per_group, least=least,
-            gauge=gauge, affine=affine, epsilon=epsilon, encoding="auto" if to == "affine" else
-            "instance", only=only, skip=skip, plan=plan, data=data, pixels=pixels, samples=samples,
+            gauge=gauge, affine=affine, epsilon=epsilon, encoding=encoding, only=only, skip=skip,
+            plan=plan, data=data, pixels=pixels, samples=samples,
         )  # fmt: skip
         norms = _norms(places, content.plan)
         while refused := _refused(places, content):
