@@ -105,6 +105,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert {one.groups for one in result.report.converted} <= {1, 2}
 
 
+def test_a_timeout_of_numpy() -> None:
+    found = normsurgery.validate(RESNET, RESNET, sets=1, timeout=np.float32(299.5))
+    assert found.ok
+
+
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(UsageError, match=r"sets is no whole number: 'x{38}…$"):
         arguments.whole({"sets": "x" * 1000})

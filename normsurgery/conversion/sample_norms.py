@@ -87,14 +87,27 @@ def _site(scope: Scope, node: NodeProto) -> SampleNorm | str:
     dims = shapes.dims(scope, value)
     if dims is None or len(dims) < 2:
         return f"the rank of `{value}` is not known"
-    if around is None and node.op_type == "LayerNormalization":
-        axis = int_attribute(node, "axis", -1)
-        if axis % len(dims) != 1:
-            return "it normalizes the last axes of a value whose channels are not on axis 1"
+    if node.op_type == "LayerNormalization" and not _over_channels(scope, node, dims, around):
+        return "it normalizes the last axes of a value whose channels are not on axis 1"
     elem_type = shapes.elem_type(scope, value)
     if elem_type not in dtypes.FLOATS:
         return f"the type of `{value}` is not known"
     return SampleNorm(node, value, last, dims, elem_type)
+
+
+def _over_channels(scope: Scope, node: NodeProto, dims: shapes.Dims, around: object) -> bool:
+    """Whether a LayerNormalization is over whole channels of a value (N, C, …) of ``dims``.
+
+    It starts on axis 1; or, between Reshapes, on axis 2 of (N, G, …), where G divides C: those of
+    (N·L, D), and of L tokens in place of G groups, are rows of D of (N, L, D) or (N, H, W, D).
+    """
+    axis = int_attribute(node, "axis", -1)
+    if around is None:
+        return axis % len(dims) == 1
+    apart = shapes.dims(scope, node.input[0])
+    if apart is None or len(apart) < 3 or axis % len(apart) != 2 or not apart[1]:
+        return False
+    return dims[1] is None or dims[1] % apart[1] == 0
 
 
 def reshaped(scope: Scope, given: str, made: str) -> tuple[str, NodeProto] | None:

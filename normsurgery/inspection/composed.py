@@ -197,8 +197,12 @@ def _of_operator(scope: Scope, node: NodeProto, limits: Limits) -> Composed | No
     """
     if any(scope.is_read(name) for name in node.output[1:]):
         return None
-    around = _regrouped(scope, node.input[0], node.output[0], node.input[0])
-    rank = shapes.rank(scope, node.input[0])
+    given, casts = node.input[0], []
+    while (maker := scope.producer.get(given)) is not None and maker.op_type == "Cast":
+        casts.append(maker)
+        given = maker.input[0]
+    around = _regrouped(scope, given, node.output[0], given)
+    rank = shapes.rank(scope, given)
     if around is None or rank is None:
         return None
     if node.op_type == "InstanceNormalization":
@@ -214,7 +218,7 @@ def _of_operator(scope: Scope, node: NodeProto, limits: Limits) -> Composed | No
             inner.append(np.full(around.groups, number))
         inner += [np.zeros(around.groups)] * (2 - len(inner))
     epsilon = float_attribute(node, "epsilon", 1e-5)
-    return _group(scope, around, node, [node], epsilon, limits, inner)
+    return _group(scope, around, node, [*casts, node], epsilon, limits, inner)
 
 
 def _group(

@@ -122,7 +122,8 @@ def validate(
         )
         if memory is None and CUDA in names:
             memory = isolation.NO_CAP  # CUDA maps what it likes: a cap is the caller's to set
-        work = Work(ref_path, cand_path, plan, Limits(timeout, memory), isolate, progress)
+        seconds = None if timeout is None else float(timeout)
+        work = Work(ref_path, cand_path, plan, Limits(seconds, memory), isolate, progress)
         found = Validation(given.title(reference), given.title(candidate), verb)
         changed = bool(CHANGING.intersection(models.since(theirs, ours)))
         if kind == "drift" or (kind == "auto" and changed):

@@ -275,3 +275,40 @@ def test_correlation() -> None:
     found = correlation(*(Moments.of(v) for v in (x, y, x * y)))
     wanted = [np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(3)]
     np.testing.assert_allclose(found, [*wanted, 1.0], rtol=1e-9)
+
+
+FLATTENED = """g (float[N, {whole}] x) => (float[N, {whole}] y) {{
+  r = Reshape(x, to)
+  l = LayerNormalization<axis = {axis}>(r, one)
+  s = Shape(x)
+  y = Reshape(l, s)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("whole", "to", "axis", "taken"),
+    [
+        ("4, 6", [0, 2, -1], -1, True),  # two groups of two channels
+        ("4, 6", [0, 2, 2, 6], 2, True),
+        ("5, 6", [-1, 6], -1, False),  # 5 tokens of 6, all samples in a row
+        ("4, 5, 6", [0, 20, 6], -1, False),  # 4 by 5 tokens
+        ("4, 6", [0, 2, -1], 1, False),
+        ("4, 5, 6", [0, 2, 10, 6], 3, False),
+    ],
+)
+def test_a_layer_norm_of_tokens_between_reshapes_is_none_of_channels(
+    whole: str, to: list[int], axis: int, taken: bool
+) -> None:
+    sizes = [int(size) for size in whole.split(",")]
+    shape = np.zeros((1, *sizes)).reshape([1 if t == 0 else t for t in to]).shape
+    one = np.ones(shape[axis:], f32)
+    proto = parse(FLATTENED.format(whole=whole, axis=axis), to=np.array(to), one=one)
+    x = np.random.default_rng(0).normal(0, 1, (8, *sizes)).astype(f32)
+    if taken:
+        report = normsurgery.convert(proto, "batch", data={"x": x}).report
+        assert [one.channels for one in report.converted] == sizes[:1]
+    else:
+        with pytest.raises(UsageError, match="whose channels are not on axis 1"):
+            normsurgery.convert(proto, "batch", data={"x": x})
+    (norm,) = normsurgery.inspect(proto).norms
+    assert (norm.convert == "sample-norm") == taken

@@ -223,6 +223,15 @@ SUMMED = (
 )
 
 
+def test_an_instance_norm_in_another_type_between_reshapes() -> None:
+    """As ``convert`` writes it of bfloat16, which the operator does not take before 22."""
+    cast = GROUP.replace("i = ", "f = Cast<to=11>(g)\n  j = ").replace(
+        "h = Shape", "i = Cast<to=11>(j)\n  h = Shape"
+    )
+    norm = checked(made(cast.replace(">(g, one", ">(f, one"), **CHANNELS))
+    assert (norm.kind, norm.num_groups, len(norm.nodes)) == ("GroupNormalization", 2, 7)
+
+
 @pytest.mark.parametrize("text", [GROUP, LAYERED, SUMMED], ids=["instance", "layer", "arithmetic"])
 def test_group_norm_between_reshapes(text: str) -> None:
     norm = checked(made(text, along=(2,), ones=np.ones(60), **CHANNELS))
