@@ -64,7 +64,8 @@ def judge(bench: Bench, ours: Running | None) -> Parity:
     except MissingPackageError:
         raise
     except NormSurgeryError as failure:
-        return replace(empty, outputs=does_not(ours.names, f"load: {failure}"))
+        why = str(failure).removeprefix(f"{bench.candidate}: ")
+        return replace(empty, outputs=does_not(ours.names, f"load: {why}"))
     placement = _placed(bench, theirs)
     outputs, yardsticks, reason = _judge_sets(bench, ours, theirs)
     return replace(empty, outputs=outputs, oracle=yardsticks, reason=reason, placement=placement)

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
 from normsurgery import io
-from normsurgery.errors import NormSurgeryError
+from normsurgery.errors import InvalidModelError, NormSurgeryError
 from normsurgery.graph import Graph
 from normsurgery.nodes import int_attribute
 from normsurgery.tensors import tensors_in
@@ -67,7 +67,13 @@ def unsaturated(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]
                 _add(graph.main, title, nodes[side])
             paths.append(Path(folder, f"{('reference', 'candidate')[side]}.onnx"))
             io.save(replace(model, proto=graph.proto), paths[-1])
-        yield paths[0], paths[1]
+        try:
+            yield paths[0], paths[1]
+        except InvalidModelError as failure:  # of the reference, which is not where the copy was
+            if type(failure) is not InvalidModelError:
+                raise
+            named = str(failure).replace(str(paths[0]), str(reference))
+            raise InvalidModelError(named) from None
 
 
 def settled(parity: Parity) -> Parity:

@@ -18,6 +18,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from normsurgery import io
+from normsurgery.errors import InvalidModelError
 from normsurgery.graph import Graph
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class Stepper:
                 path = Path(folder, "piece.onnx")
                 with path.open("wb") as target:  # for this process alone: no need to sync it
                     io.write(piece, target)
-                self.values |= self.run(path, fed)
+                try:
+                    self.values |= self.run(path, fed)
+                except InvalidModelError as failure:  # of a file that nobody has seen
+                    raise InvalidModelError(str(failure).removeprefix(f"{path}: ")) from None
         for node in nodes:
             self.done.add(id(node))
             for name in set(self.graph.main.reads(node)):

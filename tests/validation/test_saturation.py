@@ -8,8 +8,10 @@ import pytest
 from validation.nets import fold, graph
 from validation.specimens import MODELS, change, clone, nodes, sample
 
+from normsurgery.errors import InvalidModelError
 from normsurgery.validation import saturation
 from normsurgery.validation.saturation import settled, unsaturated
+from normsurgery.validation.sweep import course
 from normsurgery.validation.verdict import parity
 
 
@@ -113,3 +115,35 @@ def test_nothing_is_copied_that_is_too_big(tmp_path, monkeypatch):
     assert not judged(tmp_path, model, clone(model), sets=1)[1]
     monkeypatch.setattr(saturation, "MOST", 1 << 18)
     assert judged(tmp_path, model, clone(model), sets=1)[1]
+
+
+UNKNOWN = """g (float[N, 6] x) => (float[N, 4] y) {
+    f = Gemm(x, W, b)
+    l = Nonsense(f)
+    y = Softmax(l)
+}"""
+
+
+def unknown():
+    known = layer("Softmax(l)")
+    made = graph(UNKNOWN)
+    made.graph.initializer.extend(known.graph.initializer)
+    return known, made
+
+
+def test_a_reference_that_does_not_load_is_named_as_it_was_given(tmp_path):
+    """Not the copy, which is gone when anybody reads it."""
+    known, made = unknown()
+    with pytest.raises(InvalidModelError) as failure:
+        judged(tmp_path, made, known)
+    assert str(failure.value).startswith(f"{tmp_path / 'reference.onnx'}: onnxruntime refuses it")
+
+
+def test_a_candidate_that_does_not_load_has_no_other_name(tmp_path):
+    known, made = unknown()
+    found, _ = judged(tmp_path, known, made)
+    told = "y: the candidate does not load: onnxruntime refuses it"
+    assert told in found.line().replace("y before Softmax", "y")
+    given = {"x": np.zeros((1, 6), np.float32)}
+    far = course(tmp_path / "reference.onnx", tmp_path / "candidate.onnx", given)
+    assert "as far as this: onnxruntime refuses it" in "".join(one.note for one in far.values)
