@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normsurgery_cli import files, progress, samples
+from normsurgery_cli.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from normsurgery.recalibration import Partial, Peers
 
 
-class Shard(click.ParamType[tuple[int, int]]):
+class Shard(Kind):
     """``3/8``: the third of eight."""
 
     name = "I/N"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normsurgery_cli import files
+from normsurgery_cli.kinds import Kind
 
 if TYPE_CHECKING:
     from normsurgery import Validation
 
 
-class Shape(click.ParamType[Any]):
+class Shape(Kind):
     """``input=1x3x224x224``."""
 
     name = "NAME=AxBxC"
@@ -27,7 +28,7 @@ class Shape(click.ParamType[Any]):
         return name, tuple(int(part) for part in parts)
 
 
-class Named(click.ParamType[Any]):
+class Named(Kind):
     """``input=images``."""
 
     name = "NAME=ARRAY"
@@ -40,7 +41,7 @@ class Named(click.ParamType[Any]):
         return name, array
 
 
-class Numbers(click.ParamType[Any]):
+class Numbers(Kind):
     """``0.485,0.456,0.406``."""
 
     name = "A,B,C"
@@ -53,7 +54,7 @@ class Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is no list of numbers such as 0.5,0.5,0.5", param, ctx)
 
 
-class Memory(click.ParamType[Any]):
+class Memory(Kind):
     """``8G``."""
 
     name = "SIZE"
