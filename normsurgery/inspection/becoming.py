@@ -63,7 +63,10 @@ class Folding:
             return DATA, f"{norm.kind} computes its statistics from the data"
         if len(told) == 2:  # a scale that goes through the bias changes it on its way
             assert norm.bias is not None and norm.bias.node is not None  # noqa: S101, PT018
-            passed = told[0][2].replace(f"{label(norm.bias.node)}, ", "")
+            here = label(norm.bias.node)
+            passed = told[0][2].replace(f"{here}, ", "")
+            if passed == f"into {here}" and told[1][1] == FOLDS:
+                passed = told[1][2]
             told[0] = (*told[0][:2], passed)
         if len({detail for _, _, detail in told}) == 1:
             text = f"{' and '.join(what for what, _, _ in told)}: {told[0][2]}"

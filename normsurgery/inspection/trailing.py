@@ -105,14 +105,18 @@ def beside(scope: Scope, node: NodeProto, slot: int, x: str, limits: Limits) -> 
         values = read.constant.float64()
         return Factor(values, node, along) if read.slot == slot and along else None
     other = node.input[1 - slot]
-    own, whole = shapes.dims(scope, other), shapes.dims(scope, x)  # whose shape it has
+    constant = constant_of(scope, other, limits)
+    own = constant.shape if isinstance(constant, Constant) else shapes.dims(scope, other)
+    whole = shapes.dims(scope, x)  # whose shape it has
     if own is None or whole is None or None in own or len(own) > len(whole) or scope.opset < 7:
         return None
     before = len(whole) - len(own)
     along = frozenset(before + i for i, size in enumerate(own) if size != 1)
     if not along or 0 in along or any(whole[i] not in {None, own[i - before]} for i in along):
         return None
-    if inputs_behind(scope, [other]) & inputs_behind(scope, [x]):
+    if not isinstance(constant, Constant) and (
+        inputs_behind(scope, [other]) & inputs_behind(scope, [x])
+    ):
         return None
     return Factor(_values(scope, other, limits), node, along)
 

@@ -339,6 +339,19 @@ def test_a_factor_between_that_is_no_scale(s: Any) -> None:
     assert found(made(before, s=s)) == []
 
 
+def test_scale_and_bias_of_shapes_that_inference_does_not_tell() -> None:
+    """PyTorch's dynamo exporter casts both like the value, and computes where axes are put in."""
+    made_of = "f{0} = Unsqueeze({0}, k)\n t{0} = CastLike(f{0}, {1})\n"
+    cast = LAYER.replace("a = Mul(n, s)", f"{made_of.format('s', 'n')} a = Mul(n, ts)").replace(
+        "y = Add(a, b)", f"{made_of.format('b', 'a')} y = Add(a, tb)"
+    )
+    cast = "k = Sub(rows, rows)" + cast
+    assert cast != LAYER
+    norm = checked(made(cast))
+    assert norm.scale is not None
+    assert norm.bias is not None
+
+
 def test_a_residual_is_no_bias() -> None:
     (norm,) = found(made(LAYER.replace("Add(a, b)", "Add(a, x)")))
     assert norm.last.output[0] == "a"
@@ -415,6 +428,17 @@ def test_entries_name_the_nodes_and_what_becomes_of_them() -> None:
     told = inspection.to_dict()
     assert (told["whole"], told["decomposed"]) == (0, 1)
     assert told["norms"][0]["parts"] == {"first": "node_g", "last": "node_z", "count": 5}
+
+
+def test_a_scale_of_ones_goes_with_the_bias() -> None:
+    text = LAYER.replace("y =", "z =") + "\n  u = MatMul(z, M)"
+    tensors = {"s": np.ones(6), "M": weights(6, 6)}
+    (norm,) = normsurgery.inspect(made(text + "\n  y = Add(u, b)", **tensors)).norms
+    assert norm.outcome == "folds"
+    assert norm.detail.startswith("scale and bias: into ")
+    (norm,) = normsurgery.inspect(made(text.replace("u =", "y ="), **tensors)).norms
+    assert norm.detail.startswith("scale: into ")  # no Add takes the shift, so the bias stays
+    assert "; bias: Mul (makes `a`) has no bias" in norm.detail
 
 
 def test_scale_and_bias_that_stay_are_told_apart() -> None:
