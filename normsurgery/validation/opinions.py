@@ -3,9 +3,9 @@
 They are asked about a candidate that is over the bound, one after the other, each dearer than the
 one before. The error of a few numbers is a matter of luck: right candidates with outputs of 1 to 20
 elements are over twice the largest error of twenty copies in one case of 2,700
-(``benchmarks/false_alarms.py``). So a candidate that
-is near to passing is held against more of them, and then is itself run on inputs that are an ulp
-away, which rolls the dice of its rounding anew: luck does not last, a bug does.
+(``benchmarks/false_alarms.py``). So a candidate that is near to passing is held against more of
+them, and then is itself run on inputs that are an ulp away, which rolls the dice of its rounding
+anew: luck does not last, a bug does.
 """
 
 from __future__ import annotations
