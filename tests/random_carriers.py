@@ -66,6 +66,8 @@ def reduce(g: Builder, x: str) -> str | None:
 
 def transpose(g: Builder, x: str) -> str | None:
     shape = g.shapes[x]
+    if not shape:  # an empty list of axes has no type
+        return None
     first = 1 if g.dynamic else 0
     perm = [*range(first), *map(int, first + g.rng.permutation(len(shape) - first))]
     return g.add("Transpose", [x], tuple(shape[i] for i in perm), perm=perm)
