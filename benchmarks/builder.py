@@ -18,7 +18,7 @@ Vector = npt.NDArray[np.float32]
 class Builder:
     """Nodes and weights; a value is called by the name of the node that makes it."""
 
-    def __init__(self, seed: int, data_file: Path | None = None) -> None:
+    def __init__(self, seed: int | list[int], data_file: Path | None = None) -> None:
         """``data_file``: where weights over 1 KiB go as external data; None keeps all inline."""
         self.random = np.random.default_rng(seed)
         self.nodes: list[NodeProto] = []
@@ -83,8 +83,16 @@ class Builder:
         names = [self.weight(f"{name}.{k}", v.astype(np.float32)) for k, v in parameters.items()]
         return self.node("BatchNormalization", name, [x, *names], epsilon=1e-5, momentum=0.9)
 
-    def model(self, name: str, inputs: ValueInfoProto, outputs: ValueInfoProto) -> ModelProto:
+    def model(
+        self,
+        name: str,
+        inputs: ValueInfoProto,
+        outputs: ValueInfoProto,
+        *,
+        opset: int = 17,
+        ir_version: int = 8,
+    ) -> ModelProto:
         """Return the finished model."""
         graph = helper.make_graph(self.nodes, name, [inputs], [outputs], self.weights)
-        opsets = [helper.make_opsetid("", 17)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        opsets = [helper.make_opsetid("", opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from builder import Builder
 from onnx import helper, numpy_helper
 
 import normsurgery
@@ -33,42 +34,36 @@ FACTORS = (1e-3, 1e-4, 1e-5)
 ACTIVATIONS = ("Relu", "Relu", "Sigmoid", "HardSwish", "LeakyRelu", "Tanh")
 
 
-class Net:
-    """Nodes in a chain; weights are drawn as they are asked for."""
+class Net(Builder):
+    """Nodes in a chain, each of which reads ``value``, that of the one before."""
 
     def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng([7, seed])
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+        super().__init__([7, seed])
         self.value = "x"
 
     def drawn(self, low: float, high: float, *shape: int) -> str:
-        """Uniform weights."""
-        return self.weight(self.rng.uniform(low, high, shape))
+        """Add uniform weights; return their name."""
+        return self._weight(self.random.uniform(low, high, shape))
 
     def normal(self, spread: float, *shape: int) -> str:
-        """Normal weights around 0."""
-        return self.weight(self.rng.normal(0, spread, shape))
+        """Add normal weights around 0; return their name."""
+        return self._weight(self.random.normal(0, spread, shape))
 
-    def weight(self, values: Any) -> str:
-        """Add an initializer; return its name."""
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
-        return name
+    def _weight(self, values: Any) -> str:
+        return self.weight(f"w{len(self.weights)}", values.astype(np.float32))
 
     def add(self, op_type: str, *inputs: str, **attributes: Any) -> None:
-        """Add a node that reads the last value, and makes the next one."""
-        made = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, [self.value, *inputs], [made], **attributes))
-        self.value = made
+        """Add a node to the end of the chain."""
+        name = f"v{len(self.nodes)}"
+        self.value = self.node(op_type, name, [self.value, *inputs], **attributes)
 
     def chance(self, share: float) -> bool:
         """Return True in that share of the cases."""
-        return bool(self.rng.random() < share)
+        return bool(self.random.random() < share)
 
     def pick(self, options: Any) -> Any:
         """Return one of them."""
-        return options[self.rng.integers(len(options))]
+        return options[self.random.integers(len(options))]
 
 
 def network(seed: int) -> onnx.ModelProto:
@@ -76,18 +71,13 @@ def network(seed: int) -> onnx.ModelProto:
     net = Net(seed)
     start = channels = net.pick((1, 3))
     size = net.pick((4, 6, 8, 16))
-    for _ in range(net.rng.integers(1, 5)):
+    for _ in range(net.random.integers(1, 5)):
         channels = _block(net, channels, net.pick((2, 4, 8, 16)))
     _head(net, channels)
     net.nodes[-1].output[0] = "y"
-    graph = helper.make_graph(
-        net.nodes,
-        "net",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", start, size, size])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        net.weights,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", start, size, size])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    return net.model("net", x, y, opset=21, ir_version=10)
 
 
 def _block(net: Net, into: int, out: int) -> int:
@@ -97,7 +87,7 @@ def _block(net: Net, into: int, out: int) -> int:
     _batch_norm(net, out)
     if net.chance(0.8):
         net.add(net.pick(ACTIVATIONS))
-    norm = net.rng.random()
+    norm = net.random.random()
     scale, shift = net.drawn(0.5, 1.5, out), net.normal(0.5, out)
     if norm < 0.25:
         net.add("GroupNormalization", scale, shift, num_groups=net.pick((1, 2)))
@@ -115,7 +105,7 @@ def _batch_norm(net: Net, channels: int) -> None:
 
 def _head(net: Net, channels: int) -> None:
     """Scores of a few classes, a few pooled channels, the mean of it all, or nothing more."""
-    kind, out = net.rng.random(), net.pick((1, 1, 2, 4, 10))
+    kind, out = net.random.random(), net.pick((1, 1, 2, 4, 10))
     if kind < 0.6:
         net.add("GlobalAveragePool")
         net.add("Flatten")

@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import tools
 from corpus import fetch  # type: ignore[import-not-found]
 
 import normsurgery
@@ -37,23 +38,12 @@ SETS = 6
 FLAGGED = ("failed", "inconclusive")
 SECONDS = 300.0
 SAMPLES = Path(__file__).parents[1] / "sample_models"
-_RUNTIME = (
-    "import sys, onnxruntime as ort\n"
-    "options = ort.SessionOptions()\n"
-    "options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_{}\n"
-    "options.optimized_model_filepath = sys.argv[2]\n"
-    "ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])\n"
-)
 _LOADED = "import sys, onnx\nfrom {0} import {1}\n"
 _SAVED = "onnx.save({}(onnx.load(sys.argv[1])), sys.argv[2])\n"
 # Tool: (distribution, program). sys.argv is [-c, MODEL, OUTPUT].
 PEERS = {
-    "onnxsim": (
-        "onnxsim",
-        "import sys, onnx, onnxsim\nmodel, _ = onnxsim.simplify(onnx.load(sys.argv[1]))\n"
-        "onnx.save(model, sys.argv[2])\n",
-    ),
-    "onnxslim": ("onnxslim", "import sys, onnxslim\nonnxslim.slim(sys.argv[1], sys.argv[2])\n"),
+    "onnxsim": tools.PROGRAMS["onnxsim"],
+    "onnxslim": tools.PROGRAMS["onnxslim"],
     "onnxoptimizer": (
         "onnxoptimizer",
         "import sys, onnx, onnxoptimizer\n" + _SAVED.format("onnxoptimizer.optimize"),
@@ -66,8 +56,8 @@ PEERS = {
         "onnxscript",
         _LOADED.format("onnxscript", "rewriter") + _SAVED.format("rewriter.rewrite"),
     ),
-    "onnxruntime basic": ("onnxruntime", _RUNTIME.format("BASIC")),
-    "onnxruntime extended": ("onnxruntime", _RUNTIME.format("EXTENDED")),
+    "onnxruntime basic": tools.PROGRAMS["onnxruntime"],
+    "onnxruntime extended": ("onnxruntime", tools.offline("EXTENDED")),
 }
 _SCRIPT = {"onnxscript optimizer", "onnxscript rewriter"}
 _OFFLINE = {"onnxruntime basic", "onnxruntime extended"}
@@ -197,8 +187,8 @@ def page(found: dict[str, dict[str, dict[str, Any]]], versions: dict[str, str]) 
     told = [(p, m) for m, by in found.items() for p in peers if by[p]["status"] in FLAGGED]
     rest = set(told)
     findings = []
-    for tools, names, text in FINDINGS:
-        mine = [(p, m) for p, m in told if p in tools and m in names]
+    for whose, names, text in FINDINGS:
+        mine = [(p, m) for p, m in told if p in whose and m in names]
         rest -= set(mine)
         if mine:
             who, where = (", ".join(dict.fromkeys(side)) for side in zip(*mine, strict=True))

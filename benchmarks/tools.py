@@ -15,24 +15,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Tool: (distribution, program). sys.argv is [-c, MODEL, OUTPUT].
-_PROGRAMS = {
-    "onnxruntime": (
-        "onnxruntime",
+
+def offline(level: str, more: str = "") -> str:
+    """Return the program that writes what onnxruntime makes of a model at an optimization level."""
+    return (
         "import sys, onnxruntime as ort\n"
         "options = ort.SessionOptions()\n"
-        "options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC\n"
+        f"options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_{level}\n"
         "options.optimized_model_filepath = sys.argv[2]\n"
-        "ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])\n",
-    ),
+        f"{more}"
+        "ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])\n"
+    )
+
+
+# Tool: (distribution, program). sys.argv is [-c, MODEL, OUTPUT].
+PROGRAMS = {
+    "onnxruntime": ("onnxruntime", offline("BASIC")),
     "onnxruntime-lean": (
         "onnxruntime",
-        "import sys, onnxruntime as ort\n"
-        "options = ort.SessionOptions()\n"
-        "options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC\n"
-        "options.optimized_model_filepath = sys.argv[2]\n"
-        "options.add_session_config_entry('session.disable_prepacking', '1')\n"
-        "ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])\n",
+        offline("BASIC", "options.add_session_config_entry('session.disable_prepacking', '1')\n"),
     ),
     "onnxoptimizer": (
         "onnxoptimizer",
@@ -58,7 +59,7 @@ _PROGRAMS = {
     ),
 }
 OURS = "normsurgery"
-PEERS = tuple(_PROGRAMS)
+PEERS = tuple(PROGRAMS)
 NORMSURGERY = str(Path(sysconfig.get_path("scripts")) / "normsurgery")
 
 
@@ -74,7 +75,7 @@ class Tool:
         if self.name == OURS:
             options = ["-o", str(output), "--force", "--no-validate"]
             return [NORMSURGERY, "fold", str(model), *options]
-        return [sys.executable, "-c", _PROGRAMS[self.name][1], str(model), str(output)]
+        return [sys.executable, "-c", PROGRAMS[self.name][1], str(model), str(output)]
 
     @property
     def version(self) -> str | None:
@@ -89,7 +90,7 @@ def installed(names: list[str]) -> list[Tool]:
     """Return the tools of those names that are installed, telling which are not."""
     found = []
     for name in names:
-        tool = Tool(name, OURS if name == OURS else _PROGRAMS[name][0])
+        tool = Tool(name, OURS if name == OURS else PROGRAMS[name][0])
         if tool.version is None:
             print(f"{name}: not installed, left out")
         else:

@@ -98,7 +98,7 @@ def opinions(
             if kind == "error":
                 apart = distance(output, reference if origin is None else origin)
             else:
-                apart = masks_differ(output, reference) if output.shape == reference.shape else 0
+                apart = masks_differ(output, reference)
             largest = max(largest, apart)
             if largest >= enough:
                 break

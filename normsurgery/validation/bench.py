@@ -129,7 +129,8 @@ def _judge_sets(
             shared,
             reference,
             candidate,
-            lambda other: (ours.run(other), theirs.run(other)),
+            ours.run,
+            theirs.run,
             lost,
         )
         judged, why = judges.judge(bench.by, pair)

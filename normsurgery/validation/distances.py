@@ -31,7 +31,12 @@ def is_float(array: np.ndarray) -> bool:
 
 
 def masks_differ(one: np.ndarray, other: np.ndarray) -> int:
-    """How many elements of two float arrays are NaN in one alone, or unlike infinities."""
+    """How many elements of two float arrays are NaN in one alone, or unlike infinities.
+
+    0 for another shape.
+    """
+    if one.shape != other.shape:
+        return 0
     ours, theirs = one.astype(np.float64), other.astype(np.float64)
     odd = ~(np.isfinite(ours) & np.isfinite(theirs))
     return int(np.sum(odd & ~((ours == theirs) | (np.isnan(ours) & np.isnan(theirs)))))

@@ -2,7 +2,7 @@
 
 They are here because ``onnx.reference`` is slow at them, or computes them in float32, or gets
 them wrong; each module says which. A new one is one file with a class named after the operator:
-:func:`implementations` finds it.
+:func:`implementations` finds it. What several share is a class whose name begins with ``_``.
 """
 
 from __future__ import annotations
@@ -33,4 +33,5 @@ def _classes() -> Iterator[type[OpRun]]:
             if isinstance(value, type)
             and issubclass(value, OpRun)
             and value.__module__ == module.__name__
+            and not value.__name__.startswith("_")
         )

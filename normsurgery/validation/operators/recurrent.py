@@ -7,7 +7,8 @@ Shapes are those of the specification: T steps, N sequences, I inputs, H hidden 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from onnx.reference.op_run import OpRun
@@ -32,72 +33,73 @@ _REFUSED = ("activation_alpha", "activation_beta", "clip", "input_forget")
 _WAYS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
-class RNN(OpRun):
-    """https://onnx.ai/onnx/operators/onnx__RNN.html."""
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a layer, without the axis D of the specification.
+
+    Attributes:
+        W, R: weights of the input (gates·H, I) and of the state (gates·H, H).
+        B: biases (2, gates·H), of the input and of the state. P: peepholes (3·H) of i, o and f.
+        activations: of the gates. linear: GRU's reset gate applies behind the product with R.
+
+    """
+
+    W: Array
+    R: Array
+    B: Array
+    P: Array
+    activations: list[Activation]
+    linear: bool
+
+
+def rnn(layer: Direction) -> Step:
+    """Return the step of an RNN."""
+    (f,) = layer.activations
+    both = layer.B.sum(0)
+    return lambda x, states: (f(x @ layer.W.T + states[0] @ layer.R.T + both),)
+
+
+def gru(layer: Direction) -> Step:
+    """Return the step of a GRU; gates in the order z, r, h."""
+    f, g = layer.activations
+    r_h, (b_w, b_r) = np.split(layer.R, 3)[2], layer.B
+
+    def step(x: Array, states: State) -> State:
+        (H,) = states
+        from_x = np.split(x @ layer.W.T + b_w, 3, axis=1)
+        from_h = np.split(H @ layer.R.T + b_r, 3, axis=1)
+        z, r = f(from_x[0] + from_h[0]), f(from_x[1] + from_h[1])
+        inner = r * from_h[2] if layer.linear else (r * H) @ r_h.T + np.split(b_r, 3)[2]
+        return ((1 - z) * g(from_x[2] + inner) + z * H,)
+
+    return step
+
+
+def lstm(layer: Direction) -> Step:
+    """Return the step of an LSTM; gates in the order i, o, f, c."""
+    f, g, squash = layer.activations
+    both = layer.B.sum(0)
+    p_i, p_o, p_f = np.split(layer.P, 3)
+
+    def step(x: Array, states: State) -> State:
+        H, C = states
+        i, o, forget, new = np.split(x @ layer.W.T + H @ layer.R.T + both, 4, axis=1)
+        C = f(forget + p_f * C) * C + f(i + p_i * C) * g(new)
+        return f(o + p_o * C) * squash(C), C
+
+    return step
+
+
+class _Recurrent(OpRun):
+    """What the three share: inputs by position, and those that are left out.
+
+    cell: makes the step of a direction. activations: its default ones. states: how many go on.
+    """
 
     op_domain = ""
-
-    def _run(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        lengths: Array | None = None,
-        h: Array | None = None,
-        **attributes: Any,
-    ) -> tuple[Array, ...]:
-        B = np.zeros((len(W), 2 * W.shape[1])) if B is None else B
-        acts = _activations(attributes, ("Tanh",), len(W))
-
-        def cell(d: int) -> Step:
-            (f,) = acts[d]
-            both = B[d].reshape(2, -1).sum(0)
-            return lambda x, states: (f(x @ W[d].T + states[0] @ R[d].T + both),)
-
-        return _outputs(self, X, W, R, lengths, (h,), cell, attributes)
-
-
-class GRU(OpRun):
-    """https://onnx.ai/onnx/operators/onnx__GRU.html; gates in the order z, r, h."""
-
-    op_domain = ""
-
-    def _run(
-        self,
-        X: Array,
-        W: Array,
-        R: Array,
-        B: Array | None = None,
-        lengths: Array | None = None,
-        h: Array | None = None,
-        **attributes: Any,
-    ) -> tuple[Array, ...]:
-        B = np.zeros((len(W), 2 * W.shape[1])) if B is None else B
-        acts = _activations(attributes, ("Sigmoid", "Tanh"), len(W))
-        linear = bool(attributes.get("linear_before_reset"))
-
-        def cell(d: int) -> Step:
-            f, g = acts[d]
-            r_h, (b_w, b_r) = np.split(R[d], 3)[2], B[d].reshape(2, -1)
-
-            def step(x: Array, states: State) -> State:
-                (H,) = states
-                from_x = np.split(x @ W[d].T + b_w, 3, axis=1)
-                from_h = np.split(H @ R[d].T + b_r, 3, axis=1)
-                z, r = f(from_x[0] + from_h[0]), f(from_x[1] + from_h[1])
-                inner = r * from_h[2] if linear else (r * H) @ r_h.T + np.split(b_r, 3)[2]
-                return ((1 - z) * g(from_x[2] + inner) + z * H,)
-
-            return step
-
-        return _outputs(self, X, W, R, lengths, (h,), cell, attributes)
-
-
-class LSTM(OpRun):
-    """https://onnx.ai/onnx/operators/onnx__LSTM.html; gates in the order i, o, f, c."""
-
-    op_domain = ""
+    cell: staticmethod[[Direction], Step]
+    activations: ClassVar[tuple[str, ...]]
+    states: ClassVar[int] = 1
 
     def _run(
         self,
@@ -112,23 +114,34 @@ class LSTM(OpRun):
         **attributes: Any,
     ) -> tuple[Array, ...]:
         B = np.zeros((len(W), 2 * W.shape[1])) if B is None else B
-        peepholes = np.zeros((len(W), 3 * R.shape[2])) if P is None else P
-        acts = _activations(attributes, ("Sigmoid", "Tanh", "Tanh"), len(W))
+        P = np.zeros((len(W), 3 * R.shape[2])) if P is None else P
+        acts = _activations(attributes, self.activations, len(W))
+        linear = bool(attributes.get("linear_before_reset"))
+        layers = zip(W, R, B.reshape(len(B), 2, -1), P, acts, strict=True)
+        steps = [self.cell(Direction(*parts, linear)) for parts in layers]
+        return _outputs(self, X, W, R, lengths, (h, c)[: self.states], steps, attributes)
 
-        def cell(d: int) -> Step:
-            f, g, squash = acts[d]
-            both = B[d].reshape(2, -1).sum(0)
-            p_i, p_o, p_f = np.split(peepholes[d], 3)
 
-            def step(x: Array, states: State) -> State:
-                H, C = states
-                i, o, forget, new = np.split(x @ W[d].T + H @ R[d].T + both, 4, axis=1)
-                C = f(forget + p_f * C) * C + f(i + p_i * C) * g(new)
-                return f(o + p_o * C) * squash(C), C
+class RNN(_Recurrent):
+    """https://onnx.ai/onnx/operators/onnx__RNN.html."""
 
-            return step
+    cell = staticmethod(rnn)
+    activations = ("Tanh",)
 
-        return _outputs(self, X, W, R, lengths, (h, c), cell, attributes)
+
+class GRU(_Recurrent):
+    """https://onnx.ai/onnx/operators/onnx__GRU.html."""
+
+    cell = staticmethod(gru)
+    activations = ("Sigmoid", "Tanh")
+
+
+class LSTM(_Recurrent):
+    """https://onnx.ai/onnx/operators/onnx__LSTM.html."""
+
+    cell = staticmethod(lstm)
+    activations = ("Sigmoid", "Tanh", "Tanh")
+    states = 2
 
 
 def _activations(
@@ -152,7 +165,7 @@ def _outputs(
     R: Array,
     lengths: Array | None,
     initial: Sequence[Array | None],
-    cell: Callable[[int], Step],
+    steps: Sequence[Step],
     attributes: Mapping[str, Any],
 ) -> tuple[Array, ...]:
     """Y (T, D, N, H) and the last of each state (D, N, H); the batch is first with layout 1."""
@@ -167,9 +180,10 @@ def _outputs(
     spend(operator, T * N * (W.size + R.size))
     way = attributes.get("direction") or "forward"
     found = []
-    for d, backwards in enumerate(_WAYS[way.decode() if isinstance(way, bytes) else way]):
+    ways = _WAYS[way.decode() if isinstance(way, bytes) else way]
+    for d, (step, backwards) in enumerate(zip(steps, ways, strict=True)):
         start = tuple(np.zeros((N, R.shape[2])) if one is None else one[d] for one in initial)
-        found.append(_over(X, ends, cell(d), start, backwards=backwards))
+        found.append(_over(X, ends, step, start, backwards=backwards))
     Y = np.stack([y for y, _ in found], axis=1)
     last = [np.stack(states) for states in zip(*(states for _, states in found), strict=True)]
     if layout:
