@@ -8,25 +8,20 @@ import onnx
 import onnx_ir
 import pytest
 from onnx import helper
-from validation.nets import BUGS, conv_bn_net, edit, fold, graph
+from validation.nets import BUGS, conv_bn_net, fold, graph
 
 import normsurgery
-from normsurgery import diagnosis, isolation
+from normsurgery import isolation
 from normsurgery.data import Data, Pixels, inputs_of, read
-from normsurgery.diagnosis import Finding
 from normsurgery.errors import (
     CrashError,
     InvalidModelError,
     MissingDataError,
-    MissingPackageError,
     UsageError,
 )
 from normsurgery.isolation import Step
-from normsurgery.providers import CPU, CUDA
-from normsurgery.validation import api, isolated, truth
+from normsurgery.validation import api
 from normsurgery.validation.comparison import Status
-from normsurgery.validation.plan import Plan
-from normsurgery.validation.setups import Setup, setups
 
 
 def made_by(verb, model):
@@ -34,11 +29,6 @@ def made_by(verb, model):
     copy.CopyFrom(model)
     helper.set_model_props(copy, {"normsurgery.verb": verb})
     return copy
-
-
-@pytest.fixture
-def net():
-    return conv_bn_net()
 
 
 def test_a_fold_passes_in_a_child_process(net, monkeypatch):
@@ -293,249 +283,3 @@ def test_the_kind_can_be_chosen(net):
     assert normsurgery.validate(net, made_by("convert", net), kind="parity", **options).ok
     assert normsurgery.validate(net, made_by("fold", net), **options).ok
     assert normsurgery.validate(net, net, kind="drift", **options).drift is not None
-
-
-def test_cuda_is_never_run_on_the_cpu(net):
-    import onnxruntime
-
-    if CUDA in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    for wanted in (("cuda",), ("cpu", "cuda"), "cpu,CUDA"):
-        with pytest.raises(MissingPackageError, match=r"built without CUDA.*pip install") as caught:
-            normsurgery.validate(net, net, providers=wanted)
-        assert caught.value.exit_status == 6
-
-
-def test_what_cuda_lacks_is_what_doctor_finds(net, monkeypatch):
-    import onnxruntime
-
-    if CUDA in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    lacks = Finding("cuda", False, "libraries are missing: libcudnn.so.9", "pip install this")
-    monkeypatch.setattr(diagnosis, "cuda", lambda: lacks)
-    told = r"CUDAExecutionProvider cannot be used: libraries are missing: libcudnn.so.9; .* this$"
-    with pytest.raises(MissingPackageError, match=told):
-        normsurgery.validate(net, net, providers=("cuda",))
-
-
-def test_setups_of_a_provider():
-    cpu = setups("CPUExecutionProvider")
-    assert [(s.optimize, s.tf32) for s in cpu] == [(False, False), (True, False)]
-    cuda = setups(CUDA)
-    assert [(s.optimize, s.tf32) for s in cuda] == [(False, False), (True, False), (True, True)]
-    assert setups(CUDA, optimized=False) == (Setup(CUDA),)
-
-
-def test_a_truth_is_computed_once_for_all_providers(net, tmp_path):
-    path = tmp_path / "m.onnx"
-    onnx.save(net, str(path))
-    common = {"reference": path, "candidate": path, "plan": Plan(sets=2), "needed": (CPU, CPU)}
-    first, known = isolated.judge(**common, setups=(Setup(),), known={})
-    assert set(known) == set(first[0].sets)
-    wrong = {label: {"scores": 1.001 * o["scores"]} for label, o in known.items()}
-    again, _ = isolated.judge(**common, setups=(Setup(),), known=wrong)
-    assert again[0].outputs != first[0].outputs  # it took what it was given
-
-
-def test_large_truths_are_not_kept(net, tmp_path, monkeypatch):
-    path = tmp_path / "m.onnx"
-    onnx.save(net, str(path))
-    feeds = {"x": np.ones((1, 3, 16, 16), np.float32)}
-    monkeypatch.setattr(truth, "MOST_BYTES", 5 * 8 + 8)  # five scores, and not ten
-    found = truth.Truth(path, 1e9)
-    first, second = found("a", feeds), found("b", feeds)
-    assert list(found.known) == ["a"]
-    assert np.array_equal(first["scores"], second["scores"])
-
-
-def test_one_output_without_an_oracle_leaves_the_others_theirs():
-    model = graph("g (float[8] x) => (float[8] y, float[8] z) {y = Exp(x) "
-                  "r = RandomUniformLike<seed = 1.0>(x) o = Constant<value = float {0.0}>() "
-                  "d = Mul(r, o) z = Add(x, d)}")  # fmt: skip
-    found = normsurgery.validate(model, model, sets=2, optimized=False, isolate=False)
-    assert "random" in found.runs[0].verdict.reason
-    assert found.ok
-
-
-def test_a_costly_set_has_no_oracle_and_a_cheap_one_has(net):
-    cost = 16 * 16 * (3 * 8 * 9 + 8 * 9 + 64)
-    found = normsurgery.validate(net, fold(net), sets=2, multiply_adds=2 * cost, isolate=False)
-    verdict = found.runs[0].verdict
-    used = [c.yardstick for c in verdict.outputs[0].comparisons]
-    assert used == ["float64", "noise floor"]
-    assert verdict.oracle == "float64 and noise floor"
-    assert "GFLOP" in verdict.reason
-    assert "float64 and noise floor (no float64 oracle: " in verdict.line()
-
-
-def test_an_output_that_is_only_noise_is_inconclusive():
-    rng = np.random.default_rng(0)
-    w = rng.normal(size=(64, 64)).astype(np.float32)
-    zero = graph("g (float[4,64] x) => (float[4,64] y) "
-                 "{a = MatMul(x, w) m = Neg(w) b = MatMul(x, m) d = Neg(b) y = Sub(a, d)}",
-                 w=w)  # fmt: skip
-    found = normsurgery.validate(zero, zero, sets=2, isolate=False)
-    assert found.status is Status.INCONCLUSIVE
-    assert not found.ok
-
-
-def test_near_ties_flip_as_often_as_rounding_flips_them():
-    """An ArgMax over nearly equal scores: rounding decides, in the reference as in the fold."""
-    rng = np.random.default_rng(1)
-    w = rng.normal(size=(64, 1)) * np.ones((64, 4)) + 1e-8 * rng.normal(size=(64, 4))
-    reference = graph("g (float[256,64] x) => (int64[256] y) "
-                      "{s = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(s)}",
-                      w=w.astype(np.float32))  # fmt: skip
-    moved = edit(reference, "w", lambda v: np.nextafter(v.astype(np.float32), np.float32(9)))
-    found = normsurgery.validate(reference, moved, sets=2, optimized=False, isolate=False)
-    assert found.ok, found.lines()
-    assert "by rounding alone" in found.runs[0].verdict.outputs[0].note
-
-
-def test_one_flipped_integer_fails():
-    rng = np.random.default_rng(1)
-    w = rng.normal(size=(64, 4)).astype(np.float32)
-    text = "g (float[256,64] x) => (int64[256] y) "
-    text += "{s = MatMul(x, w) a = ArgMax<axis = 1, keepdims = 0>(s) %s}"
-    reference = graph(text % "y = Identity(a)", w=w)
-    one = np.zeros(256, np.int64)
-    one[17] = 1
-    flipped = graph(text % "y = Add(a, one)", w=w, one=one)
-    found = normsurgery.validate(reference, flipped, sets=2, optimized=False, isolate=False)
-    assert found.status is Status.FAILED
-    assert "1 of 256 elements differ" in found.runs[0].verdict.outputs[0].note
-
-
-def test_no_elements_are_inconclusive():
-    empty = graph("g (float[0,4] x) => (float[0,4] y) {y = Relu(x)}")
-    feeds = [{"x": np.zeros((0, 4), np.float32)}]
-    found = normsurgery.validate(empty, empty, data=feeds, isolate=False)
-    assert found.status is Status.INCONCLUSIVE
-    assert "no elements" in found.lines()[0]
-
-
-def classifier(keys, coefficients):
-    """Scaler, LinearClassifier and ZipMap, as skl2onnx writes them: labels, and a map a sample."""
-    rng = np.random.default_rng(0)
-    kind = onnx.TensorProto.STRING if isinstance(keys[0], str) else onnx.TensorProto.INT64
-    labels = {("strings" if isinstance(keys[0], str) else "ints"): keys}
-    zipped = {("strings" if isinstance(keys[0], str) else "int64s"): keys}
-    scale = {"offset": rng.normal(size=8).tolist(), "scale": rng.uniform(0.5, 2, 8).tolist()}
-    nodes = [
-        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", **scale),
-        helper.make_node("LinearClassifier", ["s"], ["label", "p"], domain="ai.onnx.ml",
-                         coefficients=coefficients, intercepts=[0.1, 0.2, 0.3], multi_class=1,
-                         post_transform="SOFTMAX",
-                         **{f"classlabels_{k}": v for k, v in labels.items()}),
-        helper.make_node("ZipMap", ["p"], ["z"], domain="ai.onnx.ml",
-                         **{f"classlabels_{k}": v for k, v in zipped.items()}),
-    ]  # fmt: skip
-    maps = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(1, None))
-    outputs = [
-        helper.make_tensor_value_info("label", kind, ["N"]),
-        helper.make_value_info("z", helper.make_sequence_type_proto(maps)),
-    ]
-    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["N", 8])], outputs)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=8)
-
-
-@pytest.mark.parametrize("keys", [[0, 1, 2], ["cat", "dog", "owl"]], ids=["ints", "strings"])
-def test_maps_of_a_classifier(keys):
-    coefficients = np.random.default_rng(1).normal(size=24).tolist()
-    good = classifier(keys, coefficients)
-    options = {"sets": 4, "optimized": False, "isolate": False}
-    found = normsurgery.validate(good, good, **options)
-    assert found.ok, found.lines()
-    verdict = found.runs[0].verdict
-    assert verdict.oracle == "float64"
-    assert [o.name for o in verdict.outputs] == ["label", *(f"z[{key!r}]" for key in keys)]
-    coefficients[3] *= 1.001
-    wrong = normsurgery.validate(good, classifier(keys, coefficients), **options)
-    assert [o.status for o in wrong.runs[0].verdict.outputs[1:]] == [Status.FAILED] * 3
-    other = normsurgery.validate(
-        good, classifier([*keys[:2], keys[2] * 2], coefficients), **options
-    )
-    assert "the reference has no such output" in [o.note for o in other.runs[0].verdict.outputs]
-
-
-@pytest.fixture
-def pretended_cuda(monkeypatch):
-    """CUDA played by the CPU, for all that is around it: sessions, and who ran which node."""
-    from normsurgery import runtime
-
-    started, lost = [], set()
-    session, assigned = runtime.session, runtime.assigned
-
-    def start(path, *, providers=(CPU,), optimize=False, tf32=False, **options):
-        started.append((tuple(providers), optimize, tf32))
-        return session(path, optimize=optimize, **options)
-
-    def record(made):
-        return [(CPU if op in lost else CUDA, op, name) for _, op, name in assigned(made) or []]
-
-    monkeypatch.setattr(runtime, "require", lambda _: None)
-    monkeypatch.setattr(runtime, "session", start)
-    monkeypatch.setattr(runtime, "assigned", record)
-    return started, lost
-
-
-def test_cuda_beside_the_cpu(net, pretended_cuda):
-    started, _ = pretended_cuda
-    found = normsurgery.validate(net, fold(net), providers=("cpu", "cuda"), sets=2, isolate=False)
-    assert found.ok, found.lines()
-    cpu, cuda = found.runs
-    assert (cpu.provider, cuda.provider) == ("CPU", "CUDA")
-    assert cpu.verdict.placement is None
-    assert cuda.verdict.placement.ok
-    assert cuda.verdict.outputs == cpu.verdict.outputs  # the CPU played it, with the same truths
-    on_cuda = [tuple(rest) for providers, *rest in started if providers == (CUDA,)]
-    # Both models: for the verdict, with optimizations, and as onnxruntime starts by default.
-    assert on_cuda == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2
-    assert "TF32" in cuda.beside[1].runtime
-    assert any(line.startswith("nodes: ") for line in found.lines())
-
-
-def test_a_node_that_fell_back_fails_the_validation(net, pretended_cuda):
-    _, lost = pretended_cuda
-    lost.add("GlobalAveragePool")
-    options = {"providers": ("cuda",), "sets": 2, "optimized": False, "isolate": False}
-    found = normsurgery.validate(net, fold(net), **options)
-    assert not found.ok
-    assert found.status is Status.FAILED
-    assert found.runs[0].verdict.status is Status.PASSED  # the numbers are right
-    assert any("FELL BACK: GlobalAveragePool" in line for line in found.lines())
-    assert json.loads(json.dumps(found.to_dict()))["status"] == "failed"
-    allowed = normsurgery.validate(net, fold(net), allow_fallback=["GlobalAveragePool"], **options)
-    assert allowed.ok
-
-
-def test_no_record_is_no_proof(net, pretended_cuda, monkeypatch):
-    from normsurgery import runtime
-
-    monkeypatch.setattr(runtime, "assigned", lambda _: None)
-    works = Finding("cuda", True, "onnxruntime runs on CUDA, driver 570.1")
-    monkeypatch.setattr(diagnosis, "cuda", lambda: works)
-    with pytest.raises(MissingPackageError, match=r"does not record where nodes run.*pip install"):
-        normsurgery.validate(net, net, providers=("cuda",), sets=2, isolate=False)
-
-
-@pytest.mark.parametrize(
-    ("names", "memory", "cap"),
-    [
-        (("cpu",), None, None),
-        (("cpu", "cuda"), None, isolation.NO_CAP),
-        (("cuda",), 1 << 33, 1 << 33),
-    ],
-)
-def test_cuda_is_capped_only_if_asked_for(net, monkeypatch, names, memory, cap):
-    seen = []
-
-    def call(*_, limits, **__):
-        seen.append(limits.memory)
-        raise CrashError("enough")
-
-    monkeypatch.setattr(isolation, "call", call)
-    with pytest.raises(CrashError):
-        normsurgery.validate(net, net, providers=names, memory=memory)
-    assert seen == [cap]
